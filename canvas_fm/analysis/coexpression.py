@@ -227,9 +227,9 @@ class _Neighbours:
         turn = along_curve(um)
         distance, _ = self.tree.query(um[turn], distance_upper_bound=self.radius_um)
         row = turn[np.isfinite(distance)]
-        found = self.tree.query_ball_point(um[row], self.radius_um)
-        sizes = np.array([len(one) for one in found], np.int64)
-        cell = np.fromiter(chain.from_iterable(found), np.int64, int(sizes.sum()))
+        neighbours = self.tree.query_ball_point(um[row], self.radius_um)
+        sizes = np.array([len(rows) for rows in neighbours], np.int64)
+        cell = np.fromiter(chain.from_iterable(neighbours), np.int64, int(sizes.sum()))
         cells, column = np.unique(cell, return_inverse=True)
         if len(cells) == len(cell) == len(row):  # nobody shares a partner
             return row, self.order[cell]
@@ -241,7 +241,7 @@ class _Neighbours:
 
 
 def _stretch(first: Population, second: Population) -> float:
-    """How much farther apart cells lie on the regions' grid than in the brain; 1 without a transform."""
+    """Stretch of distances on the regions' grid against the brain; 1 without a transform."""
     spread = np.zeros(2)
     for population in (first, second):
         placed = population.region >= 0

@@ -124,7 +124,7 @@ class Mask:
 
     @cached_property
     def _bounds(self) -> Int64[np.ndarray, " k"]:
-        """Where the voxels of each region begin in the order, and the end."""
+        """Index of each region's first voxel in the order, and the end."""
         sizes = np.bincount(self.region.ravel()[self._order])
         return np.concatenate([[0], np.cumsum(sizes)])
 

@@ -133,7 +133,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _refusal(problem: Exception, args: argparse.Namespace) -> str | None:
-    """What the operating system refused: permission, room, a folder where a file is due; None if nothing."""
+    """Error of the operating system: permission, room, a folder where a file is due; None for others."""
     if isinstance(problem, MemoryError):
         reason = " ".join(str(problem).split()) or "the system gave none"
         return f"not enough memory ({reason}); {_less_memory(args)}"
@@ -162,7 +162,7 @@ def _is_printing(problem: BaseException) -> bool:
 
 
 def _less_memory(args: argparse.Namespace) -> str:
-    """What of this verb's flags takes less memory."""
+    """Flags of this verb that reduce memory."""
     options = [f"--{flag}" for flag in ("tile", "batch", "workers", "memory_gb") if _has(args, flag)]
     smaller = f"give a smaller {' or '.join(options).replace('_', '-')}, or " if options else ""
     return f"{smaller}run where there is more"

@@ -7,9 +7,9 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from canvas_fm.cli.output_paths import OutputPaths
 from canvas_fm.cli.renamed_flags import RENAMED
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ Check = Callable[[argparse.Namespace], list[str]]
 Verbs = argparse._SubParsersAction  # what add_subparsers returns; argparse has no public name for it
 ZYX = ("Z", "Y", "X")
 _MODELS = ("MODEL", "DETECTOR", "ENCODER", "REFINER")  # which may be addresses
-_ZARR = (".zgroup", ".zattrs", ".zarray", "zarr.json")
 _ADDRESS = re.compile(r"(https?|s3|gs|ftp|file)://")
 
 
@@ -45,8 +44,7 @@ class Parser(argparse.ArgumentParser):
         self._faults: list[str] = []
         self._words: list[str] = []
         self._typed = argparse.Namespace()
-        self._outputs: dict[str, argparse.Action] = {}
-        self._folders: set[str] = set()
+        self._outputs = OutputPaths()
 
     def add_output(self, *names: str, folder: bool = False, **options: Any) -> None:
         """Add an argument that names a file (or a folder) to write, and `--overwrite` with the first one.
@@ -54,11 +52,10 @@ class Parser(argparse.ArgumentParser):
         One that is there already is refused before the work begins; `args.outputs` has their names.
         """
         action = self.add_argument(*names, **options)
-        if not self._outputs:
+        if not self._outputs.actions:
             add_switch(self, "--overwrite", "replace what is there already")
-        self._outputs[action.dest] = action
-        self._folders |= {action.dest} if folder else set()
-        self.set_defaults(outputs=(*self._outputs,))
+        self._outputs.add(action, is_folder=folder)
+        self.set_defaults(outputs=(*self._outputs.actions,))
 
     def add_options(
         self,
@@ -153,44 +150,7 @@ class Parser(argparse.ArgumentParser):
     def _checked(self) -> list[str]:
         """Errors in files that the command names, such as a recipe, or an output that is there already."""
         faults = [] if self._check is None else self._check(self._typed)
-        return [*faults, *self._output_faults()]
-
-    def _output_faults(self) -> list[str]:
-        """One message for each file to write that would replace another one."""
-        faults: list[str] = []
-        seen: dict[Path, str] = {}
-        for dest in dict.fromkeys((*self._outputs, "out")):
-            if isinstance(out := getattr(self._typed, dest, None), str) and (
-                store := _store_around(Path(out))
-            ):
-                faults.append(
-                    f"{out} lies inside {store}, a Zarr store, which would be changed; write beside it"
-                )
-        for dest, action in self._outputs.items():
-            if not isinstance(value := getattr(self._typed, dest, None), str):
-                continue
-            path, name = Path(value), "/".join(action.option_strings) or str(action.metavar or dest)
-            if (other := seen.setdefault(path.absolute(), name)) != name:
-                faults.append(f"{other} and {name} are both {path}; give each a file of its own")
-            elif fault := self._output_fault(path, name, is_folder=dest in self._folders):
-                faults.append(fault)
-        return faults
-
-    def _output_fault(self, path: Path, name: str, *, is_folder: bool) -> str | None:
-        try:
-            if path.is_dir():
-                if not is_folder:
-                    return f"{path} is a folder; give {name} the name of a file"
-                full = any(path.iterdir())
-            else:  # an empty file holds nothing; /dev/null is none
-                full = path.is_file() and path.stat().st_size > 0
-                if full and is_folder:
-                    return f"{path} is a file; give {name} a folder"
-        except OSError:  # writing says why
-            return None
-        if not full or getattr(self._typed, "overwrite", False):
-            return None
-        return f"{path} is there already; give another {name}, or --overwrite to replace it"
+        return [*faults, *self._outputs.faults(self._typed)]
 
     def _take_sets(self) -> None:
         sets, self._pending = self._pending, []
@@ -221,17 +181,6 @@ class Parser(argparse.ArgumentParser):
                     f"unrecognized arguments: {flag}" + (f"; did you mean {matches[0]}?" if matches else "")
                 )
         return [] if self._subparsers is not None else faults
-
-
-def _store_around(path: Path) -> Path | None:
-    """The Zarr store that a path lies in."""
-    try:
-        return next(
-            (above for above in path.absolute().parents if any((above / name).is_file() for name in _ZARR)),
-            None,
-        )
-    except OSError:  # writing says why
-        return None
 
 
 def add_verb(

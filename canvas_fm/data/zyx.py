@@ -40,7 +40,7 @@ def check_voxel_um(sizes: ZyxUmLike) -> ZyxUm:
 
 
 def stop_inside(start: Zyx, size: tuple[int, ...], shape_zyx: Zyx, name: object) -> list[int]:
-    """Where a box ends; CanvasError if it leaves what it is a box of."""
+    """End of a box; CanvasError if it leaves the volume."""
     stop = [a + n for a, n in zip(start, size, strict=True)]
     if min(start) < 0 or any(b > n for b, n in zip(stop, shape_zyx, strict=True)):
         raise CanvasError(f"a box of {size} at {start} leaves {name} of shape {shape_zyx}")

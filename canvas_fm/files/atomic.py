@@ -146,7 +146,7 @@ def locked_while_written(temporary: Path) -> Iterator[None]:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove what killed processes left while they wrote `path`: last written a day ago, locked by nobody.
+    """Remove leftovers of killed writes of `path`: a day old and not locked.
 
     A folder is listed once a process, at the first write into it, so that many writes cost one listing.
     """

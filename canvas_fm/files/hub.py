@@ -103,7 +103,7 @@ def fetch(address: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where fetched models lie: `canvas-fm/models` in the user's cache folder."""
+    """Cache folder of fetched models: `canvas-fm/models` in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME")
     try:
         return (Path(base) if base else Path.home() / ".cache") / "canvas-fm" / "models"

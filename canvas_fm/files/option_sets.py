@@ -45,10 +45,16 @@ class Flag:
     name: str | None = None
 
 
-class Options(BaseModel):
-    """Base of all option sets: frozen, unknown names refused."""
+class FrozenModel(BaseModel):
+    """Base of option sets and stored configs: frozen, unknown names refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Options(FrozenModel):
+    """Base of all option sets: no infinite numbers either."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     @classmethod
     def of(cls: type[Chosen], **values: Any) -> Chosen:

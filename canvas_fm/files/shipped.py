@@ -36,7 +36,7 @@ def shipped(kind: str) -> dict[str, Path]:
 
 
 def catalogue() -> dict[str, dict[str, str]]:
-    """What ships, by kind (`model`, `recipe`, `sample`) and name, with a one-line description."""
+    """Shipped files by kind (`model`, `recipe`, `sample`) and name, with a one-line description."""
     cards = shipped("card")
     models = {name: _first_line(cards.get(name)) for name in shipped("model")}
     recipes = {name: _first_line(path) for name, path in shipped("recipe").items()}

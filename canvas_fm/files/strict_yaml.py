@@ -13,12 +13,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from canvas_fm.errors import CanvasError
+from canvas_fm.files.option_sets import FrozenModel
 
 
-class StrictModel(BaseModel):
+class StrictModel(FrozenModel):
     """Base of schema sections: unknown keys are errors, and so is text where a number is expected."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 _LONGEST = 65_536  # bytes of a file that a stranger wrote

@@ -1,4 +1,4 @@
-"""What the operating system refused, as an error message: which path, why, and what to do."""
+"""Errors of the operating system as error messages: which path, why, and what to do."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def _file_above(path: Path) -> Path:
 
 
 def _missing(path: Path) -> str:
-    """What of a path is not there: the file, or a folder above it."""
+    """The missing part of a path: the file, or a folder above it."""
     try:
         if path.absolute().parent.is_dir():
             return "there is no such file or folder; check the path"

@@ -11,7 +11,7 @@ from canvas_fm.files.option_sets import Flag, Options, Positive
 
 Pool = Literal["mean", "cls", "centre", "contrast"]
 Output = Literal["mean", "cls", "centre", "contrast", "tokens", "grid"]
-"""What one crop gives: a vector (d,), or a vector for each patch: (tokens, d) or (d, z, y, x)."""
+"""Output of one crop: a vector (d,), or a vector for each patch: (tokens, d) or (d, z, y, x)."""
 
 
 def _as_text(value: object) -> object:

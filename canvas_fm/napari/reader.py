@@ -18,7 +18,7 @@ Read = Callable[[str | list[str]], list[LayerData]]
 
 
 def get_reader(path: str | list[str]) -> Read | None:
-    """What napari asks of a reader: a function for paths that we open, None for others.
+    """Reader function of the napari plugin for a path; None for paths that we do not open.
 
     Tables are opened if they hold points, so that napari's own reader gets every other one.
     """

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 def adapted_folder(labels: Path) -> Path:
-    """Where the adapted detector of a review is written: next to its labels."""
+    """Folder of the adapted detector of a review: next to its labels."""
     return labels.with_name(f"{labels.stem}_detector")
 
 

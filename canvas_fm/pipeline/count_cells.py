@@ -212,7 +212,7 @@ def _inputs(
 
 
 def _settings(options: Mapping[str, Any], placing: Mapping[str, Any] | None) -> str:
-    """What was set, as JSON; transforms are matrices and fields, whose files `about` may name."""
+    """Settings as JSON; transforms are matrices and fields, whose files `about` may name."""
     plain = {key: value for key, value in (placing or {}).items() if key != "transforms"}
     return json.dumps({"detect": dict(options), "regions": plain}, default=str, sort_keys=True)
 

@@ -157,7 +157,7 @@ def _another(refiner: Refiner, detector: Detector) -> bool:
 
 
 def _pooling(extractor: Extractor, detector: Detector) -> MapPooling | None:
-    """How detections get the features of the refiner, None if they are of another map or of none."""
+    """Map pooling for the refiner's features of detections; None if they are of another map or of none."""
     if extractor.detector is None or not extractor.detector.maps_as(detector):
         return None
     return extractor.map_pooling

@@ -18,7 +18,6 @@ from canvas_fm.heads.refine.fit.fit import fit_labelled
 from canvas_fm.heads.refine.fit_flags import FitAndRunOptions
 from canvas_fm.inference.run_flags import BatchedRun
 from canvas_fm.models.load_model import Detector, Encoder, load
-from canvas_fm.training.finetune.finetune import Tuning
 
 
 @takes(FitAndRunOptions)
@@ -71,13 +70,18 @@ def fit_refiner(
         amplitude=opts.amplitude,
         **running,
     )
+    tuning = None
+    if opts.unfreeze:
+        from canvas_fm.training.finetune.finetune import Tuning
+
+        tuning = Tuning(opts.unfreeze, augment=opts.augment)
     return fit_labelled(
         opts.refiner(encoder=encoder is not None, detector=detector is not None), brains, extractor, out,
         candidate_score=opts.candidate_score, keep_order=not opts.ignore_candidate_score,
         recalls=read_recalls(recalls) if isinstance(recalls, str | Path) else recalls,
         augment_contrast=opts.augment_contrast,
-        tuning=Tuning(opts.unfreeze, augment=opts.augment) if opts.unfreeze else None,
-        feature_cache=None if feature_cache is None else Path(feature_cache), overwrite=overwrite, show=show,
+        tuning=tuning, feature_cache=None if feature_cache is None else Path(feature_cache),
+        overwrite=overwrite, show=show,
     )  # fmt: skip
 
 

@@ -1,1 +1,1 @@
-"""What a microscope wrote becomes a clean volume: conversion, destriping, flat-field correction."""
+"""From a microscope's files to a clean volume: conversion, destriping, flat-field correction."""

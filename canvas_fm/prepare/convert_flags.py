@@ -1,4 +1,4 @@
-"""How images are converted and corrected."""
+"""Options of `convert` and `stitch`."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class FlatFieldOptions(Options):
 
 
 class ConvertOptions(DestripeOptions, FlatFieldOptions):
-    """How an image is converted."""
+    """Options for converting an image."""
 
     voxel_um: VoxelUm = Field(
         None, description="voxel size in micrometres, where the source does not state it"
@@ -150,7 +150,7 @@ class ConvertOptions(DestripeOptions, FlatFieldOptions):
 
 
 class StitchOptions(ConvertOptions):
-    """How tiles are placed and blended; the rest as for a conversion."""
+    """Options for placing and blending tiles; the rest as for a conversion."""
 
     positions: Annotated[Path | None, Flag("TABLE")] = Field(
         None, description="table with the columns tile, z, y, x in voxels, in place of the folders' names"

@@ -1,4 +1,4 @@
-"""Where the crops of a torch data set lie, and the target of each: from points, or drawn at random."""
+"""Positions and targets of the crops of a torch data set: from points, or drawn at random."""
 
 from __future__ import annotations
 

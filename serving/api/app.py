@@ -294,4 +294,4 @@ OTHERS = [
     Endpoint("GET", "/readyz", "Whether all models are loaded.", {"text/plain": None}),
     Endpoint("GET", "/metrics", "Figures for Prometheus.", {"text/plain": None}),
 ]
-"""What stands outside of /v1: crops as JSON, which the middleware passes on, and what BentoML answers."""
+"""Endpoints outside of /v1: crops as JSON, which the middleware passes on, and those of BentoML."""

@@ -153,7 +153,7 @@ def _from_safetensors(core: Core, body: bytes, window: Window | None, engine: En
 
 
 def _named_twice(body: bytes) -> str | None:
-    """A name that a safetensors header gives twice, of which the library takes one in silence."""
+    """A duplicate name of a safetensors header, of which the library silently takes one."""
     twice: list[str] = []
 
     def note(pairs: list[tuple[str, object]]) -> dict[str, object]:

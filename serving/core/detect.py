@@ -37,7 +37,7 @@ def find_detector(core: Core, name: str | None) -> Detector:
 
 
 def detector_options(core: Core) -> dict[str, Any]:
-    """How the service runs detectors, as `canvas_fm.detect` takes it; int8 is a precision of encoders."""
+    """Run options of the service for `canvas_fm.detect`; int8 is a precision of encoders."""
     settings = core.require_ready()
     return {
         "device": str(core.device),

@@ -69,7 +69,7 @@ class Turn:
 
 
 def spares_when_loaded(folder: Path, count: int) -> Callable[[], int]:
-    """How many more processes to start, called repeatedly: `count` once, after the first has loaded."""
+    """Number of further processes to start, called repeatedly: `count` once, after the first has loaded."""
     left = count
 
     def more() -> int:

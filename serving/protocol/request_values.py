@@ -57,47 +57,19 @@ def _size(text: str) -> tuple[int, ...]:
 
 
 Number = Annotated[float, Field(strict=True)]  # "1.5" and true are no numbers
-
-
 Row = Annotated[list[Number], Field(fail_fast=True)]
-
-
 Rows = Annotated[list[Row], Field(fail_fast=True)]
 """Lists of numbers; the first mistake ends the check: millions of them would hold all requests up."""
-
-
 ParsedRows = list[list[float]] | np.ndarray
 """`Rows` as they arrive: those of a large body are one array where all have one length."""
-
-
 Planes = Annotated[list[Rows], Field(fail_fast=True)]
-
-
 Ids = Annotated[list[str | int], Field(fail_fast=True)]
-
-
 Voxel = Annotated[int, Field(strict=True, ge=0, le=2**31)]
-
-
 Step = Annotated[int, Field(strict=True, ge=1, le=2**31)]
-
-
 Switch = Annotated[bool, _of_text(_switch)]
-
-
 Window = Annotated[tuple[Number, Number], AnySequence, _of_text(_window), Text("217.5,4096")]
-
-
 SizeZyx = Annotated[tuple[int, int, int], AnySequence, _of_text(_size), Text("1,64,64")]
-
-
 Place = Annotated[int, Field(ge=0, lt=2**31)]
-
-
 Conditions = Annotated[list[str], Field(fail_fast=True), Text(several=True)]
-
-
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-
-
 BelowRoot = Annotated[str, Field(min_length=1, max_length=1000)]

@@ -92,7 +92,7 @@ class ModelInfo(BaseModel):
     backend: str
     precision: str
     int8: dict[str, object] | None
-    """What a check of int8 found for this encoder: neighbours that stay, and how far F1 moves."""
+    """Result of an int8 check of this encoder: neighbours that stay, and how far F1 moves."""
     card: str | None
     """The model card of a shipped model, in Markdown."""
     mask_ratio: float
@@ -209,7 +209,7 @@ class JobInfo(BaseModel):
     created: str
     ended: str | None
     result: str | None
-    """Where the result is fetched, once it is there."""
+    """Address of the result, once it is there."""
 
 
 class SearchReply(BaseModel):
@@ -237,7 +237,7 @@ class MapInfo(BaseModel):
     shown: int
     method: str
     methods: list[str]
-    """What can be asked for here: UMAP is an extra."""
+    """Methods available here: UMAP is an extra."""
     share: tuple[float, float] | None
     """Of the variance, along each axis of a PCA."""
     columns: dict[str, MapColumn]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from canvas_fm.files.option_sets import FrozenModel
 from serving.protocol.serve_flags import ServedVolume, WorkerOptions
 
 
-class Limits(BaseModel):
+class Limits(FrozenModel):
     """Limits of the service, beyond which it answers 413, 429 or 504."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_body_mb: float = Field(default=256, gt=0)
     """Largest body of `/v1/embed`."""
@@ -33,7 +32,7 @@ class Limits(BaseModel):
     max_batch: int | None = Field(default=None, gt=0)
     """Crops that go through the model together; by default 64 on a CPU, 1024 on a GPU."""
     wait_ms: float = Field(default=3.0, ge=0)
-    """How long an idle model waits for a second request to share its batch."""
+    """Time that an idle model waits for a second request to share its batch."""
     deadline_s: float = Field(default=120.0, gt=0, le=540)
     """From a complete request to its answer."""
     header_s: float = Field(default=10.0, gt=0)
@@ -70,10 +69,8 @@ class Limits(BaseModel):
         return self.deadline_s + 5 if self.stop_s is None else self.stop_s
 
 
-class ServedReview(BaseModel):
+class ServedReview(FrozenModel):
     """Candidates of a registered volume that are reviewed, and where their labels are written."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     volume: str
     candidates: str
@@ -84,7 +81,7 @@ class ServiceSettings(WorkerOptions):
     """All settings of a worker process; paths are absolute."""
 
     model: str | None
-    """What answers where a request names none; None where detectors alone are served."""
+    """Model of requests that name none; None where detectors alone are served."""
     name: str = ""
     """Of that model; empty for the name of its folder."""
     volumes: dict[str, ServedVolume] = Field(default={})

@@ -38,7 +38,7 @@ def leaves(parser: Parser, name: str = "") -> list[tuple[str, Parser]]:
 
 
 VERBS = leaves(build_parser())
-OUTPUTS = [(verb, action) for verb, parser in VERBS for action in parser._outputs.values()]
+OUTPUTS = [(verb, action) for verb, parser in VERBS for action in parser._outputs.actions.values()]
 
 
 def test_every_argument_that_names_a_file_to_write_is_guarded():
@@ -80,14 +80,14 @@ def test_a_file_that_is_there_is_refused_before_anything_is_read(verb, output, r
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "kept").write_text("mine")
     parser = dict(VERBS)[verb]
-    place = "folder" if output.dest in parser._folders else "kept"
+    place = "folder" if output.dest in parser._outputs.folders else "kept"
     code, out, err = run(*words_of(parser, verb, output, place))
     assert (code, out) == (1, ""), err
     assert f"{place} is there already; give another" in err
     assert "--overwrite to replace it" in err
     assert (tmp_path / "kept").read_text() == (tmp_path / "folder" / "kept").read_text() == "mine"
     parser._typed = argparse.Namespace(**{output.dest: place, "overwrite": True})
-    assert parser._output_faults() == []
+    assert parser._outputs.faults(parser._typed) == []
 
 
 @pytest.fixture

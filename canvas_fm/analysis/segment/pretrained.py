@@ -32,7 +32,7 @@ _SAME_OBJECT = 0.5  # share of the smaller of two planes' objects, from which th
 
 
 class _Source(NamedTuple):
-    """Where a model's code and weights come from, and under which terms."""
+    """Source of a model's code and weights, and their terms."""
 
     module: str
     install: str

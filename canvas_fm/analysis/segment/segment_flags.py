@@ -10,7 +10,7 @@ from canvas_fm.files.option_sets import Options, Size
 
 
 class SegmentOptions(Options):
-    """How a cell is grown from its seed."""
+    """Options for growing a cell from its seed."""
 
     level: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.5, description="where a cell ends, as a share of the way from the background to its seed"
@@ -26,7 +26,7 @@ class SegmentOptions(Options):
 
 
 class PretrainedOptions(Options):
-    """How a pretrained segmenter of the user's is run."""
+    """Options for running a pretrained segmenter of the user's."""
 
     model_type: str | None = Field(
         None, description="architecture of the weights; default vit_b of sam, vit_b_lm of micro-sam"

@@ -24,7 +24,7 @@ _PLANE = re.compile(r"(\d+)_(\d+)_(\d+)_ch(\d+)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class DatasetCheck:
-    """What a data set holds, by brain, and what is wrong with it."""
+    """Contents of a data set by brain, and its faults."""
 
     path: Path
     brains: dict[str, dict[str, Any]]

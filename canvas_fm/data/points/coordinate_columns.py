@@ -71,7 +71,7 @@ def is_napari_axis(name: str) -> bool:
 
 
 def axis_of(name: str) -> Coordinate | None:
-    """What a column's name says of a coordinate, None if it is none."""
+    """Coordinate named by a column, None if it is none."""
     match = _NAME.fullmatch(name.strip())
     if match is None:
         return None
@@ -237,9 +237,9 @@ def _objects(table: Mapping[str, np.ndarray]) -> Sequence[str] | None:
     """The columns of a program that measures objects, by whose names blanks may stand for `_`."""
     named = {name.replace(" ", "_"): name for name in table}
     for names in _OBJECTS:
-        found = [named.get(name.replace(" ", "_")) for name in names]
-        if None not in found:
-            return [name for name in found if name is not None]
+        columns = [named.get(name.replace(" ", "_")) for name in names]
+        if None not in columns:
+            return [name for name in columns if name is not None]
     return None
 
 

@@ -1,4 +1,4 @@
-"""Rows of points that repeat the position of another row, as where a table was pasted twice."""
+"""Repeated positions among points, as where a table was pasted twice."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ _FEW_BITS = 32  # an index of more minishards a shard than that is no index that
 
 @dataclass(frozen=True)
 class Sharding:
-    """How a key's hash names its shard and minishard: the lowest bits are dropped, then come these two."""
+    """Shard and minishard bits of a key's hash: the lowest bits are dropped, then come these two."""
 
     preshift_bits: int
     minishard_bits: int

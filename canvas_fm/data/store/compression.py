@@ -1,4 +1,4 @@
-"""How the chunks of stores that we write are compressed: Blosc zstd-1 with byte shuffle."""
+"""Compression of the chunks that we write: Blosc zstd-1 with byte shuffle."""
 
 from __future__ import annotations
 

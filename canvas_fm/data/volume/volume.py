@@ -187,7 +187,7 @@ class Volume:
             box[:] = self._source.read(start, stop)
 
     def plane_bytes(self, z: int) -> PlaneBytes | None:
-        """Where the voxels of an uncompressed TIFF plane lie in a file of its own; None for all else."""
+        """Byte range of an uncompressed TIFF plane in a file of its own; None for all else."""
         return self._source.plane_bytes(z) if isinstance(self._source, Planes) else None
 
     def read_chunk(self, index_zyx: ZyxLike) -> Num[np.ndarray, "z y x"]:

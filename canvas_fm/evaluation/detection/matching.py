@@ -139,7 +139,7 @@ def _by_group(pairs: Pairs) -> _Groups:
 
 
 def _numbered(rows: Int64[np.ndarray, " e"]) -> tuple[int, Int64[np.ndarray, " e"]]:
-    """How many rows there are, and each by its rank among those that occur: `np.unique` without its sort."""
+    """Number of distinct rows, and the rank of each among them: `np.unique` without its sort."""
     rank = np.cumsum(np.bincount(rows) > 0) - 1
     return int(rank[-1]) + 1, rank[rows]
 

@@ -53,7 +53,7 @@ class Score:
     in_um: tuple[float, Counts] | None
     warnings: tuple[str, ...]
     threshold: float | None = None
-    """What a prediction's score had to reach, given or recorded in the file."""
+    """Threshold of the score, an argument or recorded in the file."""
 
     @property
     def average_precision(self) -> float | None:

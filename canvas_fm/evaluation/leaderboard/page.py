@@ -41,7 +41,7 @@ def _ranked(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def conclusion_of(benchmark: Benchmark, entries: Sequence[Entry]) -> str:
-    """Who leads over all markers, and whether the next one is told apart."""
+    """The leading submission over all markers, and whether the next one differs significantly."""
     if not entries:
         return "There is no submission yet."
     ranked = _ranked(entries)

@@ -51,7 +51,7 @@ class PanopticQuality(NamedTuple):
 
     @property
     def warning(self) -> str | None:
-        """What is to be checked where one volume has a single object and the other several, as a mask has."""
+        """Warning where one volume has a single object and the other several, as a mask has."""
         predicted, truth = self.tp + self.fp, self.tp + self.fn
         if min(predicted, truth) != 1 or max(predicted, truth) == 1:
             return None

@@ -184,7 +184,7 @@ class Extractor:
 
     @property
     def map_pooling(self) -> MapPooling:
-        """How the detector's map becomes its blocks."""
+        """Pooling of the detector's map into its blocks."""
         return MapPooling(self._crop_zyx, self.bins, self.detector_score)
 
     def together(self, blocks: Mapping[str, Float32[np.ndarray, "n k"]], group: str) -> FeatureSet:

@@ -8,10 +8,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float32
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError, ModelMismatch
+from canvas_fm.files.option_sets import FrozenModel
 from canvas_fm.heads.features.feature_set import check_finite, correct_by_group
 from canvas_fm.heads.labels.group_folds import Folds
 from canvas_fm.heads.probe.labelled_embeddings import Correction, ProbeData
@@ -23,10 +24,8 @@ from canvas_fm.models.heads.linear import LinearHead
 PROBE_FILE = "model.safetensors"
 
 
-class ProbeConfig(BaseModel):
+class ProbeConfig(FrozenModel):
     """Everything needed to use a probe's weights: `config.json` of its folder."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["probe"] = "probe"
     format_version: Literal[1] = 1
@@ -38,7 +37,7 @@ class ProbeConfig(BaseModel):
     pool: str
     correction: Correction = "none"
     c: float
-    provenance: dict[str, Any] = {}
+    provenance: dict[str, Any] = Field(default_factory=dict)
     weights: dict[str, str]
     sha256: str
 

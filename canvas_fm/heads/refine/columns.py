@@ -105,7 +105,7 @@ class Columns:
         return Columns(sizes, cut, self.kept if cut else 0, self.reduce)
 
     def places(self, *names: str) -> list[int]:
-        """Where the columns of some blocks lie among the taken ones."""
+        """Indices of the columns of some blocks among the taken ones."""
         indices: list[int] = []
         start = 0
         for name in self.sizes:

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from canvas_fm.errors import CanvasError, ModelMismatch
+from canvas_fm.files.option_sets import FrozenModel
 from canvas_fm.heads.features.feature_set import Provenance
 from canvas_fm.heads.refine.columns import Columns
 from canvas_fm.heads.refine.counts.candidate_recall import CandidateRecall
@@ -27,20 +28,16 @@ from canvas_fm.models.heads.tuned_blocks import TunedBlocks
 WEIGHTS, BLOCKS = "model.safetensors", "blocks.safetensors"
 
 
-class BlockProvenance(BaseModel):
+class BlockProvenance(FrozenModel):
     """Model behind a block: name, sha256, and the settings that determine its values."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     sha256: str
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
 
 
-class Block(BaseModel):
+class Block(FrozenModel):
     """Columns `start` to `stop` of the features, and their model."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     start: int
@@ -48,10 +45,8 @@ class Block(BaseModel):
     made: BlockProvenance | None = None
 
 
-class Spread(BaseModel):
+class Spread(FrozenModel):
     """Stored CountSpread."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     shared: float
     factor: float
@@ -59,10 +54,8 @@ class Spread(BaseModel):
     log_odds: float = 0.0
 
 
-class HeadPart(BaseModel):
+class HeadPart(FrozenModel):
     """One model of a blended head: boosted trees (their sizes), or a linear one, on some of the blocks."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["logistic", "trees"]
     blocks: list[str]
@@ -71,13 +64,11 @@ class HeadPart(BaseModel):
     depth: int = 0
 
 
-class Tuned(BaseModel):
+class Tuned(FrozenModel):
     """Fine-tuned blocks `first` to `last` (excluded) of the encoder `base`, in `blocks.safetensors`.
 
     The block `mae` of the features is then made by `base` with these blocks, under a sha256 of its own.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     base: str
     base_sha256: str
@@ -85,10 +76,8 @@ class Tuned(BaseModel):
     last: int
 
 
-class RefinerConfig(BaseModel):
+class RefinerConfig(FrozenModel):
     """Everything needed to use a refiner's weights: `config.json` of its folder."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["refiner"] = "refiner"
     format_version: Literal[1, 2] = 2
@@ -106,9 +95,9 @@ class RefinerConfig(BaseModel):
     skipped: int
     cross_validation: dict[str, Any]
     tuned: Tuned | None = None
-    parts: list[HeadPart] = []
-    recalls: list[CandidateRecall] = []
-    provenance: dict[str, Any] = {}
+    parts: list[HeadPart] = Field(default_factory=list)
+    recalls: list[CandidateRecall] = Field(default_factory=list)
+    provenance: dict[str, Any] = Field(default_factory=dict)
     weights: dict[str, str]
     sha256: str
 
@@ -217,7 +206,7 @@ def read_refiner(folder: Path) -> tuple[RefinerState, str]:
 
 
 def _parts(state: RefinerState, net: HeadNet | BlendNet) -> list[HeadPart]:
-    """What a blended head is made of; empty for a head of one linear model or MLP."""
+    """Parts of a blended head; empty for a head of one linear model or MLP."""
     if not isinstance(net, BlendNet):
         return []
     sizes = [

@@ -42,7 +42,7 @@ class Learned:
 
     @property
     def sentence(self) -> str:
-        """What the model gained, for people."""
+        """Sentence about the model's gain."""
         if self.f1_after is None:
             return (
                 f"learned from {counted(self.answers, 'answer')}; too few random ones yet to "
@@ -136,7 +136,7 @@ def label_curve(
     seed: int,
     kept: Callable[[np.ndarray], np.ndarray],
 ) -> str:
-    """What 50 more labels would bring: F1 on half of the held-out clicks, by fits on the rest.
+    """Expected gain of 50 more labels: F1 on half of the held-out clicks, by fits on the rest.
 
     `kept` says which candidates are kept by P(cell) of all.
     """

@@ -43,7 +43,7 @@ class LearnedThreshold:
         return self.best if self.taken else self.before
 
     def sentence(self, detector: str) -> str:
-        """What a detector of that name gained, for people."""
+        """Sentence about the gain of a detector of that name."""
         of = f"threshold of {detector}"
         known = ""
         if self.f1_before is not None and self.f1_after is not None:
@@ -112,8 +112,8 @@ class ExpectedF1:
 
     def at(self, p_cell: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " t"]:
         """F1 at each threshold if every candidate is a cell with its probability."""
-        found = np.concatenate([[0.0], np.cumsum(p_cell[self.order])])[self.kept]
-        return np.asarray(2 * found / np.maximum(self.kept + p_cell.sum(), 1e-9))
+        true_positives = np.concatenate([[0.0], np.cumsum(p_cell[self.order])])[self.kept]
+        return np.asarray(2 * true_positives / np.maximum(self.kept + p_cell.sum(), 1e-9))
 
     def best(self, p_cell: Float64[np.ndarray, " n"]) -> float:
         """The threshold of highest expected F1; the middle one of a plateau."""

@@ -198,7 +198,7 @@ class ReviewSession:
             return shown
 
     def _about_model(self) -> dict[str, Any] | None:
-        """What the model says of itself, or why there is no newer one."""
+        """Status of the model, or why there is no newer one."""
         about = None if self.learned is None else self.learned.as_dict()
         if not self.failure:
             return about

@@ -16,11 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from canvas_fm.data.volume.window import cache_folder
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import disk_full_as_error, sync_path
+from canvas_fm.files.option_sets import FrozenModel
 from canvas_fm.models.device import native_int8
 from canvas_fm.models.load_model import Encoder
 
@@ -30,14 +31,12 @@ CHECK, GRAPH = "check.json", "encoder.xml"
 _KEPT = "int8 check"
 
 
-class PoolCheck(BaseModel):
+class PoolCheck(FrozenModel):
     """Check of one pooling: neighbour agreement, and the refiner's F1 on held-out volumes.
 
     `f1_int8` is of a refiner that was fitted on int8 embeddings, `f1_carried` of the one fitted on fp32 that
     judges int8 embeddings, `f1_all` of keeping every candidate: a refiner that is no better shows nothing.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     agreement: float
     f1_fp32: float
@@ -55,10 +54,8 @@ class PoolCheck(BaseModel):
         return self.agreement >= AGREEMENT and self.f1_move < F1_MOVE and self.f1_fp32 > self.f1_all
 
 
-class Int8Check(BaseModel):
+class Int8Check(FrozenModel):
     """Result of the check: `check.json`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["int8"] = "int8"
     format_version: Literal[1] = 1

@@ -90,7 +90,7 @@ def detector_features(
 
 @dataclass(frozen=True)
 class MapPooling:
-    """How a detector's map around a point becomes a vector: crop, parts an axis, with its logit or not."""
+    """Pooling of a detector's map around a point to a vector: crop, parts an axis, with its logit or not."""
 
     crop_zyx: Zyx
     bins: int = 2

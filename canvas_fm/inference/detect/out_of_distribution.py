@@ -81,7 +81,7 @@ def mark_unlike(job: TiledDetection, points: Points) -> Points:
 
 
 def _unlike_calibration(job: TiledDetection, points: Points) -> str:
-    """What of a volume lies outside the ranges of the calibration volumes; empty where nothing does."""
+    """Statistics of a volume outside the ranges of the calibration volumes; empty where none is."""
     if not isinstance(job.heat, NetHeatMapper):
         return ""
     detector = job.heat.detector

@@ -47,7 +47,7 @@ def heat_by_planes(
 def features_and_heat_by_planes(
     net: HeatMapNet, voxels: Float[Tensor, "c z y x"], dtype: torch.dtype = torch.float32
 ) -> tuple[Float[Tensor, "dim pz py px"], Float[Tensor, "z y x"]]:
-    """What `features_by_planes` and `heat_by_planes` give, of one pass through the layers."""
+    """Outputs of `features_by_planes` and `heat_by_planes`, of one pass through the layers."""
     stream, heat = _Stream(net, voxels, dtype), _HeatPlanes(net, voxels, dtype)
     out = torch.empty((*stream.patches_zyx, net.config.dim))
     for start, planes in stream.run():
@@ -136,7 +136,7 @@ class _Layer:
         self.scale_after, self.shift_after = (t.to(dtype) for t in _scale_and_shift(norm_after))
 
     def room(self, count: int) -> Tensor:
-        """Where the next `count` input planes are written."""
+        """Buffer of the next `count` input planes."""
         return self.buffer[self.filled : self.filled + count]
 
     def advance(self, count: int, room: Any) -> int:

@@ -1,4 +1,4 @@
-"""Descriptors of a crop beside its tokens: principal components, brightness around the centre, shape."""
+"""Descriptors of a crop in addition to its tokens: principal components, brightness, shape."""
 
 from __future__ import annotations
 

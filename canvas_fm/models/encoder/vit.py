@@ -140,7 +140,7 @@ class ViTEncoder(nn.Module):
     positions: Tensor
     centre_tokens: Tensor
     pool: str = "mean"
-    """How `forward` pools where it is not told; a loaded model's own (`Encoder`)."""
+    """Default pooling of `forward`; a loaded model's own (`Encoder`)."""
 
     def __init__(self, config: EncoderConfig | None = None) -> None:
         super().__init__()

@@ -1,12 +1,13 @@
-"""What `config.json` of a model's folder holds."""
+"""Contents of `config.json` of a model's folder."""
 
 from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from canvas_fm.data.volume.window import WindowRule
+from canvas_fm.files.option_sets import FrozenModel
 from canvas_fm.models.folder.network_config import (
     AmplitudeConfig,
     ConvMixerConfig,
@@ -18,10 +19,8 @@ from canvas_fm.models.folder.network_config import (
 )
 
 
-class ModelConfig(BaseModel):
+class ModelConfig(FrozenModel):
     """Everything needed to use an encoder's weights: `config.json` of its folder."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["encoder"] = "encoder"
     format_version: Literal[1] = 1
@@ -30,12 +29,12 @@ class ModelConfig(BaseModel):
     voxel_um: tuple[float, float, float]
     window_rule: WindowRule = WindowRule()
     pool: Pool = "mean"
-    provenance: dict[str, Any] = {}
+    provenance: dict[str, Any] = Field(default_factory=dict)
     weights: dict[str, str]
     sha256: str
 
 
-class DetectorConfig(BaseModel):
+class DetectorConfig(FrozenModel):
     """Everything needed to use a detector's weights: `config.json` of its folder.
 
     The heat map is smoothed by a Gaussian of `smooth_um`; a maximum of it is a cell iff it is at or above
@@ -44,8 +43,6 @@ class DetectorConfig(BaseModel):
     `relative` the score against the strongest detections around, and with `amplitude.relative` the blob's
     brightness against that of the brightest.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["detector"] = "detector"
     format_version: Literal[1] = 1
@@ -57,7 +54,7 @@ class DetectorConfig(BaseModel):
     smooth_um: float = Field(0.0, ge=0)
     amplitude: AmplitudeConfig | None = None
     relative: RelativeConfig | None = None
-    provenance: dict[str, Any] = {}
+    provenance: dict[str, Any] = Field(default_factory=dict)
     weights: dict[str, str]
     sha256: str
 

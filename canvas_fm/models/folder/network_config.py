@@ -9,13 +9,15 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import Field, model_serializer, model_validator
+
+from canvas_fm.files.option_sets import FrozenModel
 
 Pool = Literal["mean", "cls", "centre", "contrast"]
 Intensity = Literal["window", "contrast"]
 
 
-class DescriptorsConfig(BaseModel):
+class DescriptorsConfig(FrozenModel):
     """Which descriptors of a crop follow the pooled tokens in an embedding.
 
     `components` principal components of its contrast; the logarithms of mean, maximum, deviation and minimum
@@ -24,15 +26,13 @@ class DescriptorsConfig(BaseModel):
     before the last. `voxel_um` is the voxel size that the radii are of.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     components: int = Field(default=96, ge=1)
     radii_um: tuple[float, ...] = Field(default=(2.0, 4.0, 6.0, 9.0, 13.0), min_length=2)
     voxel_um: tuple[float, float, float]
 
     @property
     def numbers(self) -> int:
-        """How many numbers they are."""
+        """Number of descriptors."""
         balls, shells, whole, shape = 4 * len(self.radii_um), len(self.radii_um) - 1, 3, 8
         return self.components + balls + shells + whole + shape
 
@@ -51,7 +51,7 @@ def ball_voxels(crop_zyx: tuple[int, int, int], config: DescriptorsConfig) -> li
     return [np.flatnonzero(squared <= radius**2 * (1 + 1e-9)) for radius in config.radii_um]
 
 
-class EncoderConfig(BaseModel):
+class EncoderConfig(FrozenModel):
     """Sizes of the encoder; crop and patch in voxels z, y, x. The paper's has 10,746,624 parameters.
 
     `intensity` is what it sees of windowed voxels: `window`, as they are, or `contrast`, in deviations of the
@@ -60,8 +60,6 @@ class EncoderConfig(BaseModel):
     `contrast` takes out. With `channels` 2 it sees signal and background, each in its own scale. With
     `descriptors` a crop's embedding is its pooled tokens and, behind them, these.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     crop_zyx: tuple[int, int, int] = (16, 32, 32)
     patch_zyx: tuple[int, int, int] = (4, 8, 8)
@@ -133,7 +131,7 @@ class EncoderConfig(BaseModel):
         return self.channels * math.prod(self.patch_zyx)
 
 
-class DecoderConfig(BaseModel):
+class DecoderConfig(FrozenModel):
     """Sizes of the decoder; the paper's has 1,903,360 parameters for 4×8×8 patches.
 
     `targets` is what its output stands for: `voxels`, in the scale in which the encoder sees the crop, or
@@ -141,8 +139,6 @@ class DecoderConfig(BaseModel):
     Learners"). To become voxels again the latter needs the mean and the deviation of the patches that were
     hidden, so how near it comes is not to be compared with what predicts those too.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     dim: int = 192
     depth: int = 4
@@ -171,14 +167,12 @@ def masked_count(mask_ratio: float, tokens: int = 64) -> int:
     return tokens - int(tokens * (1 - mask_ratio))
 
 
-class LocalContrastConfig(BaseModel):
+class LocalContrastConfig(FrozenModel):
     """Options of the local-contrast input; see `LocalContrast`.
 
     `width` is the window's width in the unit that intensities are compared in: for a window from 0 to 64
     medians 64. `surround_zyx` is the box of patches, odd on each axis, that a voxel is compared with.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     width: float = Field(default=64.0, gt=0)
     surround_zyx: tuple[int, int, int] = (7, 9, 9)
@@ -190,10 +184,8 @@ class LocalContrastConfig(BaseModel):
         return self
 
 
-class ConvMixerConfig(BaseModel):
+class ConvMixerConfig(FrozenModel):
     """Sizes of the net: patch in voxels, kernel in patches; with `channels` 2 also a background channel."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     patch_zyx: tuple[int, int, int] = (1, 4, 4)
     dim: int = 48
@@ -225,17 +217,15 @@ class ConvMixerConfig(BaseModel):
         return z, y, x
 
 
-class ProjectorConfig(BaseModel):
+class ProjectorConfig(FrozenModel):
     """Sizes of the projector between embedding and loss; discarded after training."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     hidden: int = Field(default=512, gt=0)
     dim: int = Field(default=128, gt=1)
 
 
-class AmplitudeConfig(BaseModel):
-    """How blob amplitude enters a detector's scores; see `canvas_fm.inference.detect.maxima.blob_amplitude`.
+class AmplitudeConfig(FrozenModel):
+    """Blob amplitude in a detector's scores; see `canvas_fm.inference.detect.maxima.blob_amplitude`.
 
     The amplitude is that of a Laplacian of a Gaussian of `sigma_um` on windowed voxels times `unit`: with a
     window from 0 to 64 medians and a unit of 64 it is in medians of the volume. With `relative` its unit is
@@ -244,8 +234,6 @@ class AmplitudeConfig(BaseModel):
     kinds, bright cells and dim processes or debris, `classes_apart` makes it the median of the bright ones:
     not at all where these are less than the first number of times brighter, in full from the second on.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     sigma_um: float = Field(gt=0)
     weight: float = Field(gt=0)
@@ -276,13 +264,11 @@ def check_amplitude(amplitude: AmplitudeConfig | None, relative: RelativeConfig 
         raise ValueError("relative.weight is 0 and amplitude.relative is not set: nothing is relative then")
 
 
-class RelativeConfig(BaseModel):
+class RelativeConfig(FrozenModel):
     """Parameters of scores taken against the strongest around; see `inference.detect.maxima.relative_score`.
 
     With a weight of 0 only the blob's amplitude is, by `amplitude.relative`.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     weight: float = Field(ge=0, le=1)
     rank: int = Field(default=10, ge=1)

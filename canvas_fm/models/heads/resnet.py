@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from canvas_fm.files.option_sets import FrozenModel
 
-class ResNetConfig(BaseModel):
+
+class ResNetConfig(FrozenModel):
     """Sizes of the net: channels of the first stage, doubled in each further one, and blocks a stage."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     crop_zyx: tuple[int, int, int] = (16, 32, 32)
     width: int = Field(default=16, ge=1)

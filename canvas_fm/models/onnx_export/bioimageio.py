@@ -60,7 +60,7 @@ def description(
 
 
 def _rest(model: Encoder | Detector) -> str:
-    """What the graph leaves to its user."""
+    """Steps that the graph leaves to its user."""
     config = model.config
     um = " x ".join(f"{each:g}" for each in config.voxel_um)
     rule = config.window_rule

@@ -54,5 +54,5 @@ class ModelChoice:
 
     @property
     def reference(self) -> str | Path:
-        """What `load` takes: a shipped name or a folder."""
+        """Argument of `load`: a shipped name or a folder."""
         return str(self.name.value) if self.name.value != _OTHER else Path(self.folder.value)

@@ -25,7 +25,7 @@ _CURSOR = "under review"
 
 
 class ReviewWidget(Container):
-    """What `canvas-fm review` does, in the viewer: the same click log, orders, model and files of labels."""
+    """`canvas-fm review` in the viewer: the same click log, orders, model and files of labels."""
 
     def __init__(self, napari_viewer: Any) -> None:
         self._viewer = napari_viewer

@@ -1,4 +1,4 @@
-"""What a finished step leaves: the inputs that it was made from, and a digest of its files."""
+"""Record of a finished step: its inputs, and a digest of its files."""
 
 from __future__ import annotations
 

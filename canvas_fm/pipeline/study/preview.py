@@ -1,4 +1,4 @@
-"""What a study would run, how long and how large: measured on a few planes and in a box of one brain."""
+"""Preview of a study: steps, duration and size, measured on a few planes and in a box of one brain."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class GroupsSettings(Options):
 
 
 class ProfilesSettings(Options):
-    """What the cells of each region look like, compared between groups: as the flags of `profiles`."""
+    """Comparison of cell profiles per region between groups: as the flags of `profiles`."""
 
     reference: str | None = Field(None, description="the control group; default: that of groups, first brain")
     clusters: Positive = Field(12, description="k of k-means over all cells")
@@ -183,7 +183,7 @@ def read_study_settings(study: str | Path | StudySettings) -> StudySettings:
 
 
 def as_yaml(settings: StudySettings) -> str:
-    """What was set, as YAML."""
+    """Settings as YAML."""
     content: dict[str, Any] = settings.model_dump(mode="json", exclude_unset=True)
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 

@@ -27,7 +27,7 @@ STUDY = "study.yaml"
 
 @dataclass(frozen=True)
 class StudyRun:
-    """What a call did: tasks that ran, tasks that were done already, the error of each brain that failed."""
+    """Result of a call: tasks that ran, tasks done already, the error of each brain that failed."""
 
     out: Path
     ran: tuple[str, ...]

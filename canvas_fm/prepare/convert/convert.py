@@ -31,7 +31,7 @@ _NOT_DECIDING = {"threads", "memory_gb", "verify", "checksums"}
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was written: sizes in bytes, planes over all channels, damage that was read as zeros."""
+    """Summary of a conversion: sizes in bytes, planes over all channels, damage that was read as zeros."""
 
     path: Path
     channels: tuple[str, ...]

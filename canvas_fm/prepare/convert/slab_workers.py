@@ -24,7 +24,7 @@ from canvas_fm.progress import bar
 
 @dataclass(frozen=True)
 class Processes:
-    """Who writes: threads of this process, `workers` processes, or those of a Dask `scheduler`."""
+    """Writers of slabs: threads of this process, `workers` processes, or those of a Dask `scheduler`."""
 
     workers: int = 1
     scheduler: str | None = None

@@ -49,5 +49,5 @@ class WindowSample:
                 self._counted[channel].add(start, rows[z, low - y : high - y, start[2] : stop[2]])
 
     def counted(self, channel: int) -> CountedBoxes | None:
-        """What was counted of a channel; None where nothing is."""
+        """Histogram of a channel; None where nothing is counted."""
         return self._counted[channel] if self._counted else None

@@ -43,7 +43,7 @@ class _Files:
 
 
 def _settled(number: int, done: SlabResult, files: _Files) -> tuple[int, SlabResult]:
-    """What a slab left, when its files are on the disk."""
+    """Result of a slab whose files are on the disk."""
     done.files |= files.flushed()
     return number, done
 

@@ -93,7 +93,7 @@ def uniform_twice(plane: Float32[np.ndarray, "y x"]) -> Float32[np.ndarray, "y x
 def band_stripes(
     light: Float32[np.ndarray, "y x"], sigma: float, level: int, wavelet: str
 ) -> Float32[np.ndarray, "y x"]:
-    """What the hybrid filter takes out of a plane whose stripes run along x.
+    """Stripes of a plane, along x, by the hybrid filter.
 
     `sigma` is the standard deviation of the damped band, in cycles a plane's width, the same in every wavelet
     level; `level` 0 is as many levels as the plane allows.

@@ -1,4 +1,4 @@
-"""What corrections did to a channel, in numbers and in a figure: planes before and after."""
+"""Report of the corrections of a channel: numbers, and a figure of planes before and after."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _FOR_DARK = 9
 
 
 def corrections_of(source: Source, options: ConvertOptions) -> list[Correction]:
-    """What is done to the planes of each channel; always the same for the same source and options."""
+    """Corrections of the planes of each channel; always the same for the same source and options."""
     return [_correction(voxels, options) for voxels in source.channels]
 
 

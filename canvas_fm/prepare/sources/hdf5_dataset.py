@@ -112,9 +112,9 @@ def _refuse_missing_sources(path: Path, data: Any) -> None:
         if "%" in file_name:  # numbered files, of which HDF5 takes as many as there are
             continue
         near = Path(data.file.filename) if file_name == "." else held / file_name
-        found = near if near.exists() else Path(file_name)
+        source_file = near if near.exists() else Path(file_name)
         try:
-            with h5py.File(found, "r") as file:
+            with h5py.File(source_file, "r") as file:
                 there = name in file
         except OSError:
             there = False

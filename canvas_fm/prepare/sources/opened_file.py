@@ -1,4 +1,4 @@
-"""What every kind of file is opened as: channels with their names."""
+"""An opened file of any format: channels with their names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is converted: channels of planes, whatever file they lie in."""
+"""Source of a conversion: channels of planes, whatever file they lie in."""
 
 from __future__ import annotations
 

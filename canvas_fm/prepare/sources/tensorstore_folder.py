@@ -59,7 +59,7 @@ class TensorStoreChannel:
 
 
 def find_folder(path: Path) -> ArrayFolder | None:
-    """What TensorStore would open: an N5 array or its finest level, a precomputed volume; None for others.
+    """The array that TensorStore opens: of N5 the finest level, a precomputed volume; None for others.
 
     A container of BigDataViewer (`setup0/timepoint0/s0`) is opened where it holds one image, else CanvasError
     names them.
@@ -91,15 +91,15 @@ def _of_big_data_viewer(path: Path) -> list[Path]:
 
 def _arrays_in(container: Path) -> list[str]:
     """The images of an N5 container: arrays, and groups of levels of which `s0` is the finest."""
-    found = []
+    arrays = []
     for root, inner, names in os.walk(container):
         folder = Path(root)
         inner[:] = sorted(name for name in inner if not name.isdecimal())  # folders of blocks
         if "attributes.json" in names and "dimensions" in _json(folder / "attributes.json"):
             is_level = re.fullmatch(r"s\d+", folder.name) and folder != container
-            found.append(str((folder.parent if is_level else folder).relative_to(container)))
+            arrays.append(str((folder.parent if is_level else folder).relative_to(container)))
             inner.clear()
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(arrays))
 
 
 def open_folder(path: Path, array_folder: ArrayFolder, options: ConvertOptions) -> OpenedFile:
@@ -146,7 +146,7 @@ def _warn_offset(path: Path, origin_xyz: Sequence[int]) -> None:
 
 
 def _n5_voxel_um(metadata: dict[str, Any]) -> ZyxUm | None:
-    """What BigDataViewer's N5 and Fiji's state: `pixelResolution`, or `resolution` and `units`; x first."""
+    """Voxel size of BigDataViewer's and Fiji's N5: `pixelResolution` or `resolution`, `units`; x first."""
     stated = metadata.get("pixelResolution")
     sizes = stated.get("dimensions") if isinstance(stated, dict) else metadata.get("resolution")
     unit = stated.get("unit") if isinstance(stated, dict) else (metadata.get("units") or ["?"])[0]

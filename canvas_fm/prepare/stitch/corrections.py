@@ -1,4 +1,4 @@
-"""What is done to the planes of tiles before they are blended: shading and stripes are those of a tile."""
+"""Corrections of tiles before they are blended: shading and stripes are those of a tile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stitching did: numbers, and the overlap that moved most before and after."""
+"""Report of a stitching: numbers, and the overlap that moved most before and after."""
 
 from __future__ import annotations
 

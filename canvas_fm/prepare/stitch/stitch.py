@@ -36,7 +36,7 @@ _REGISTERED_BYTES = 350e6  # that registering one overlap holds
 
 @dataclass(frozen=True)
 class Stitching:
-    """What was written, and how the tiles were placed.
+    """Summary of a stitching: what was written, and how the tiles were placed.
 
     `untrusted` are overlaps that tell nothing or contradict the rest, `unplaced` the tiles that only such
     overlaps hold: they lie where the microscope says.

@@ -151,7 +151,7 @@ def _some_done(client: Any, running: Iterable[Any]) -> Iterable[Any]:
 
 
 def _result_of(future: Any) -> Any:
-    """What a tile gave; TimeoutError where that was lost, CanvasError for what ends the work."""
+    """Result of a tile; TimeoutError where it was lost, CanvasError for what ends the work."""
     from distributed import KilledWorker
 
     if future.status == "cancelled":

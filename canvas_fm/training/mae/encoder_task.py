@@ -1,4 +1,4 @@
-"""What the pretrainings of an encoder share as tasks: data, batches, and the encoder that is written."""
+"""Base of the pretraining tasks of an encoder: data, batches, and the encoder that is written."""
 
 from __future__ import annotations
 

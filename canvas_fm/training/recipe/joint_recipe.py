@@ -39,7 +39,7 @@ class DescriptorsRecipe(StrictModel):
     radii_um: Annotated[tuple[Size, ...], Strict(False), Field(min_length=2)] = (2.0, 4.0, 6.0, 9.0, 13.0)
 
     def config(self, voxel_um: tuple[float, float, float]) -> DescriptorsConfig:
-        """What they are at a voxel size."""
+        """Descriptors at a voxel size."""
         return DescriptorsConfig(components=self.components, radii_um=self.radii_um, voxel_um=voxel_um)
 
 

@@ -1,4 +1,4 @@
-"""What trainings take from timm."""
+"""Imports of timm for trainings."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Metric(StrictModel):
 
 
 class EarlyTerminate(StrictModel):
-    """When runs are compared and the worse ones stopped; the keys of a Weights & Biases sweep.
+    """Early stopping of the worse runs; the keys of a Weights & Biases sweep.
 
     After `min_iter` evaluations, and each time after `eta` times as many, a run goes on if it is among the
     best 1/`eta` of the runs of its data set that have come as far, by the sweep's metric.

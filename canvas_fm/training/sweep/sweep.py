@@ -31,7 +31,7 @@ SWEEP, RUNS, STATE = "sweep.yaml", "runs", "state"
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep leaves in a folder: sweep.yaml, runs/NAME, results.csv, results.md and figures."""
+    """A finished sweep's folder: sweep.yaml, runs/NAME, results.csv, results.md and figures."""
 
     path: Path
     runs: tuple[str, ...]
@@ -138,7 +138,7 @@ def _is_done(path: Path, training: PlannedTraining) -> bool:
 
 
 def _inputs(training: PlannedTraining) -> str:
-    """What decides a run's result."""
+    """Inputs that determine a run's result."""
     paths = [[str(path.resolve()) for path in part] for part in (training.train, training.held_out)]
     more: list[Any] = [training.volume_options.explicit] if training.volume_options.explicit else []
     if training.early_stop is not None:
@@ -147,7 +147,7 @@ def _inputs(training: PlannedTraining) -> str:
 
 
 def _state(path: Path, training: PlannedTraining) -> dict[str, Any]:
-    """How the last attempt of a run with these inputs ended; empty where there was none."""
+    """Outcome of the last attempt of a run with these inputs; empty where there was none."""
     try:
         state: dict[str, Any] = json.loads(
             (path / STATE / f"{training.name}.json").read_text(encoding="utf-8")

@@ -70,7 +70,7 @@ def planes_png(
 
 
 def plane_name(atlas: Atlas, axis: int) -> str:
-    """What a plane across this axis is called; by the axis where the atlas does not say how it lies."""
+    """Name of a plane across this axis; by the axis where the atlas states no orientation."""
     return f"plane across {'zyx'[axis]}" if atlas.orientation is None else _PLANES[atlas.orientation[axis]]
 
 

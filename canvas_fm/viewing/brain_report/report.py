@@ -104,7 +104,7 @@ def brain_report(
 
 
 def conclusion_of(counts: Sequence[tuple[str, str]], groups: Mapping[str, Any] | None) -> str:
-    """What a page says first: which regions differ between groups, else the cells of each brain.
+    """Conclusion of a page: which regions differ between groups, else the cells of each brain.
 
     `counts` are name and count as the page shows them, `groups` is what `group_rows` gives.
     """
@@ -216,7 +216,7 @@ def _numbers_of(path: Path, verb: str) -> Iterator[None]:
 
 
 def _stated(path: Path) -> dict[str, Any]:
-    """What the JSON beside a table states of its atlas and channels; nothing where there is none."""
+    """Atlas and channels of a table by its sidecar; empty where there is none."""
     stated: Any = {}
     if path.is_file():
         try:

@@ -15,7 +15,7 @@ from canvas_fm.viewing.brain_report.report import conclusion_of
 
 @dataclass(frozen=True)
 class BrainSection:
-    """What the page shows of a brain; pictures are PNG."""
+    """One brain on the page; pictures are PNG."""
 
     name: str
     group: str
@@ -34,7 +34,7 @@ class BrainSection:
 
 @dataclass(frozen=True)
 class StudyPage:
-    """What the page shows of a study."""
+    """Contents of a study's page."""
 
     title: str
     counts: Sequence[dict[str, str]]

@@ -92,7 +92,7 @@ def write_page(page: DemoPage, path: str | Path) -> None:
 
 
 def _conclusion(counts: Sequence[SampleCount]) -> str:
-    """What the shipped models gave on the samples: F1, and the count beside the true one."""
+    """Results of the shipped models on the samples: F1, and the count beside the true one."""
     parts = []
     for count in counts:
         low, high = count.interval_90

@@ -19,7 +19,7 @@ _SIZE = "#uicontrol float size slider(min=1, max=20, step=0.5, default=7)\n"
 
 @dataclass(frozen=True)
 class Colouring:
-    """How points are coloured: `values` of each entry's text, `low` and `high` of a scale.
+    """Colouring of points: `values` of each entry's text, `low` and `high` of a scale.
 
     `column` is None where nothing colours them. A threshold hides points of a scale below it.
     """

@@ -1,4 +1,4 @@
-"""What a view shows: volumes as channels, heat maps, label volumes and points, opened and named."""
+"""Contents of a view: volumes as channels, heat maps, label volumes and points, opened and named."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Scene:
 
     @property
     def start_zyx(self) -> tuple[float, float, float]:
-        """Where the view begins: the point nearest to the median of all, else the volume's centre."""
+        """Initial position of the view: the point nearest to the median of all, else the volume's centre."""
         for layer in self.points:
             inside = layer.points.zyx[layer.points.inside(self.first.shape_zyx)]
             if len(inside):

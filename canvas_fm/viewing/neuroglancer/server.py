@@ -143,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler, ABC):
 
     @abstractmethod
     def content_of(self, path: str, query: str) -> Path | bytes | None:
-        """What lies at a path: a file, bytes, or None where nothing does."""
+        """Content of a path: a file, bytes, or None where there is none."""
 
     @abstractmethod
     def allowed_origin(self) -> str | None:

@@ -1,1 +1,1 @@
-"""What a route takes and answers: endpoints, parameters of an address, the OpenAPI document."""
+"""Description of routes: endpoints, parameters of an address, the OpenAPI document."""

@@ -99,7 +99,7 @@ def _as_text(example: str) -> dict[str, Any]:
 
 
 def _schema(model_schema: dict[str, Any]) -> dict[str, Any]:
-    """What pydantic says of a field, without that it may be None: in an address it is then left out."""
+    """Schema of a field by pydantic, without None: in an address it is then left out."""
     schema = {key: value for key, value in model_schema.items() if key not in ("title", "description")}
     if schema.get("default", 0) is None:
         del schema["default"]

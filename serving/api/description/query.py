@@ -43,7 +43,7 @@ def text_of(field: FieldInfo) -> Text:
 
 
 def _metadata(field: FieldInfo) -> list[Any]:
-    """What is said beside a type, also beside that of `X | None`."""
+    """Annotations of a type, also within `X | None`."""
     inner = [
         each
         for part in getattr(field.annotation, "__args__", ())

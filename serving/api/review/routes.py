@@ -72,7 +72,7 @@ class Routes:
         ]
 
     async def about(self, request: Request) -> Response:
-        """What is reviewed, by whom, and how far it is."""
+        """Volume, annotator and progress of the review."""
         volume, session, by = self.volume, self.session, _by(request)
         return JSONResponse(
             {

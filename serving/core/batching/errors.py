@@ -1,4 +1,4 @@
-"""Why the batcher takes or answers no rows: full, too many, too late, stopped."""
+"""Errors of the batcher: full, too many rows, deadline passed, stopped."""
 
 from __future__ import annotations
 

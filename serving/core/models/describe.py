@@ -1,4 +1,4 @@
-"""What is served, as `GET /v1/info` and `/v1/models` tell it."""
+"""Descriptions of served models, volumes, indexes: `GET /v1/info` and `/v1/models`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker process serves, opened in its order: models, volumes, indexes and refiners."""
+"""Everything that a worker process serves: models, volumes, indexes and refiners, opened in order."""
 
 from __future__ import annotations
 

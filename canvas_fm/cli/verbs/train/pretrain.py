@@ -124,7 +124,7 @@ def training_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def recipe_faults(args: argparse.Namespace, verb: str) -> list[str]:
-    """What is wrong with the recipe and with `--set`, a sentence each; torch is not imported for it."""
+    """Errors in the recipe and in `--set`, a message each; torch is not imported for it."""
     from canvas_fm.errors import CanvasError
     from canvas_fm.training.recipe.detector_recipe import DetectorRecipe, init_overrides
     from canvas_fm.training.recipe.read_recipe import check_recipe, pretraining_class

@@ -9,22 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, model_serializer, model_validator
+from pydantic import Field, Strict, model_serializer, model_validator
+
+from canvas_fm.files.strict_yaml import StrictModel
 
 CellKind = Literal["nuclei", "somata"]
 Range = Annotated[tuple[float, float], Strict(False)]
 _TINY = 1e-12
 
 
-class Autofluorescence(BaseModel):
+class Autofluorescence(StrictModel):
     """Ranges of a phantom's autofluorescence, and of its background channel, which sees nothing else.
 
     The background channel shows tissue, vessels, fibres, specks and haze of the signal's, and bodies that
     look like cells there and are none: blood cells, lipofuscin. Of cells it shows what bleeds through. Its
     fine texture is the signal's in part only, as the grain of two channels is in real brains.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     bodies: Range = (0.2, 1.2)  # how many, as a multiple of the number of cells
     diameter: Range = (0.7, 1.3)  # a multiple of the cells'
@@ -42,15 +42,13 @@ class Autofluorescence(BaseModel):
         return self
 
 
-class Families(BaseModel):
+class Families(StrictModel):
     """Ranges of a randomised phantom's parameters; each pair is the lowest and highest value of a draw.
 
     Lengths are µm. Amplitudes are multiples of the tissue's level, but for those of what is no cell, which
     are multiples of the cells' amplitude. Ranges of sizes, densities and amplitudes are drawn evenly in their
     logarithm, the rest evenly.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     kinds: Annotated[tuple[CellKind, ...], Strict(False), Field(min_length=1)] = ("nuclei", "somata")
     voxel_z_um: Range = (2.0, 7.0)
@@ -99,7 +97,7 @@ class Families(BaseModel):
         return {key: value for key, value in write(self).items() if value is not None}
 
 
-def _check_ranges(families: BaseModel) -> None:
+def _check_ranges(families: StrictModel) -> None:
     for name, value in families:
         if isinstance(value, tuple) and name != "kinds" and not 0 <= value[0] <= value[1]:
             raise ValueError(f"{name} is {value}; a range rises from 0 or more")

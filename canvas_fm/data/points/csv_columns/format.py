@@ -120,7 +120,7 @@ def _write_digits(into: UInt8[np.ndarray, "n width"], values: Int64[np.ndarray, 
 
 
 def _one_by_one(values: np.ndarray, delimiter: bytes, *, alone: bool) -> Texts | None:
-    """What decimals do not suit, and texts without anything that is quoted."""
+    """Numbers that decimals do not suit, and texts without anything that is quoted."""
     if values.dtype.kind == "U" and not alone:
         if values.dtype.itemsize > 4 * _LONGEST:  # a byte string of it takes numpy 600 bytes a character
             return None
@@ -146,7 +146,7 @@ def _one_by_one(values: np.ndarray, delimiter: bytes, *, alone: bool) -> Texts |
 
 
 def _shortest(values: np.ndarray) -> list[bytes]:
-    """What `repr` writes for each float64: by a formatter in Rust, which differs in exponents alone."""
+    """`repr` of each float64: by a formatter in Rust, which differs in exponents alone."""
     from pydantic_core import to_json
 
     size = np.abs(values)

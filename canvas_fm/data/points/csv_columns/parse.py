@@ -39,7 +39,7 @@ _CHARACTER = np.dtype("U1").itemsize
 
 
 class Fields(NamedTuple):
-    """Where the fields of a block of rows lie: first byte, decimal point (or end), end; and which are odd."""
+    """Positions of the fields of a block: first byte, decimal point (or end), end; and which are odd."""
 
     bytes: UInt8[np.ndarray, " size"]
     start: Int64[np.ndarray, "rows columns"]

@@ -33,7 +33,7 @@ def _refuse(path: Path, constant: str) -> None:
 
 
 def _hint(problem: Exception) -> str:
-    """What is sometimes called .json instead."""
+    """Formats that are sometimes called .json."""
     if not isinstance(problem, json.JSONDecodeError):
         return ""
     if not problem.doc.strip():
@@ -44,7 +44,7 @@ def _hint(problem: Exception) -> str:
 
 
 def _kind(content: Any) -> str | None:
-    """What a file holds in place of annotations, None for what may be some."""
+    """Contents of a file that holds no annotations, None for what may be some."""
     if isinstance(content, Mapping):
         records = {"z", "y", "x"} <= set(content) or {"columns", "data"} <= set(content)
         return "a table in JSON, as pandas writes it" if records else None

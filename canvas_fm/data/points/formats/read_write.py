@@ -31,7 +31,7 @@ from canvas_fm.data.points.formats.xml.trackmate import read_trackmate
 from canvas_fm.data.points.formats.xml.xml_reader import root_of
 from canvas_fm.data.points.tables import PointTable, read_table, write_csv
 from canvas_fm.data.precomputed.read_annotations import INFO, read_precomputed
-from canvas_fm.data.store.keys import METADATA
+from canvas_fm.data.store.keys import is_store
 from canvas_fm.data.store.lfs_pointers import why_unfetched
 from canvas_fm.errors import CanvasError
 
@@ -112,7 +112,7 @@ def read_points(
     path = Path(path)
     if voxel_um is not None:
         check_voxel_um(voxel_um)
-    if path.is_dir() and any((path / name).is_file() for name in METADATA):
+    if path.is_dir() and is_store(path):
         raise CanvasError(f"{path} is a Zarr store, where points are expected: a .csv with columns z, y, x")
     if path.is_dir() and any(path.glob("*.parquet")):
         raise CanvasError(f"{path} is a folder of Parquet files; write them as one")

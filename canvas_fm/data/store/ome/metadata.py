@@ -224,8 +224,8 @@ def _level_of_group(files: Files, node: Node) -> Image | None:
             levels = datasets if isinstance(datasets, list) else []
             level = [each for each in levels if isinstance(each, dict) and each.get("path") == path]
             if level:
-                found = _multiscale(outer, ome | {"multiscales": [image | {"datasets": level}]})
-                return replace(found, array="", zarr_format=node.zarr_format)
+                outer_image = _multiscale(outer, ome | {"multiscales": [image | {"datasets": level}]})
+                return replace(outer_image, array="", zarr_format=node.zarr_format)
     return None
 
 

@@ -58,7 +58,7 @@ def _reader(volume: Volume) -> Read:
 
 
 def _factor(fine: int, coarse: int) -> float:
-    """How much coarser a level is on an axis: a power of two where the sizes fit one, as borders round."""
+    """Downsampling factor of a level on an axis: a power of two where the sizes fit one, as borders round."""
     power = round(math.log2(fine / coarse))
     return 2.0**power if abs(fine / 2**power - coarse) <= 1 else fine / coarse
 

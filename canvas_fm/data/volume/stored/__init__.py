@@ -1,1 +1,1 @@
-"""What a stored image holds and states: channel, chunks, voxel size and marker."""
+"""A stored image: channel, chunks, voxel size and marker."""

@@ -155,7 +155,7 @@ class ChunkedArray:
             return None
 
     def _pointer(self, at: Sequence[int]) -> tuple[str, str] | None:
-        """What the file of a voxel holds in place of a chunk that was not fetched."""
+        """Contents of a voxel's file in place of a chunk that was not fetched."""
         files = self.store.files
         head = files.read(self.file_key(at), POINTER_BYTES) if isinstance(files, Folder) else None
         return None if head is None else pointer_in(head)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from canvas_fm.data.store.checked_store import NAMESPACE, CheckedStore
 from canvas_fm.data.store.files import open_files
+from canvas_fm.data.store.keys import is_store
 from canvas_fm.data.store.ome.metadata import read_image, read_node
 from canvas_fm.data.store.remote.remote_store import Remote
 from canvas_fm.data.volume.stored.channel import Channel
@@ -33,7 +34,8 @@ def open_source(
     """Open a path, or a remote store that it stands for; see `Volume.open`."""
     t, c, skip = options.t, options.c, options.on_bad_chunk == "skip"
     empty = options.missing_chunks == "empty"
-    planes = None if remote else open_planes(path, t=t, c=c, skip=skip, fill_gaps=empty)
+    is_zarr = remote is not None or is_store(path)
+    planes = None if is_zarr else open_planes(path, t=t, c=c, skip=skip, fill_gaps=empty)
     if planes is not None:
         why = "its TIFF metadata do not state z, y and x as lengths"
         return OpenedSource(planes, planes.voxel_um, why, None)

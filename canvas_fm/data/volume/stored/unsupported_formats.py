@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from canvas_fm.data.store.keys import METADATA
+from canvas_fm.data.store.keys import is_store
 from canvas_fm.data.store.lfs_pointers import why_unfetched
 from canvas_fm.errors import CanvasError, counted
 
@@ -44,14 +44,14 @@ def refuse_unsupported(path: Path) -> None:
         raise CanvasError(
             f"{path} is a {suffix} file, which is not read; save it as TIFF or OME-Zarr (Fiji, napari)"
         )
-    if path.is_dir() and not any((path / name).exists() for name in (*METADATA, ".zattrs")):
+    if path.is_dir() and not is_store(path):
         held = _held(path)
         if held is not None:
             raise CanvasError(f"{path} is neither a Zarr store nor a folder of TIFF planes: {held}")
 
 
 def _held(folder: Path) -> str | None:
-    """What a folder holds in place of planes, and what to do."""
+    """Contents of a folder without planes, and what to do."""
     try:
         entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError:
@@ -73,7 +73,7 @@ def _held(folder: Path) -> str | None:
         )
     if planes := [entry.name for entry in inner if _holds(entry, _TIFF)]:
         return f"its folders {_list(planes)} hold TIFF files; give one of them"
-    if stores := [entry.name for entry in inner if any((entry / name).exists() for name in METADATA)]:
+    if stores := [entry.name for entry in inner if is_store(entry)]:
         return f"it holds the Zarr stores {_list(stores)}; give one of them"
     suffixes = Counter(entry.suffix.lower() for entry in entries if entry.is_file())
     for suffix, count in suffixes.most_common():

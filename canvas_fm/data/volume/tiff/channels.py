@@ -16,7 +16,7 @@ from canvas_fm.errors import CanvasError
 
 
 def list_channels(path: Path) -> dict[int, str | None]:
-    """What `c` takes in `Volume.open` and the name of each channel, where it has one; none for a lone one.
+    """Values of `c` in `Volume.open` with the channels' names, if any; empty for a lone channel.
 
     Raises CanvasError for what is no image.
     """

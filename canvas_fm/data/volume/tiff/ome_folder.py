@@ -31,7 +31,7 @@ def stack_of(folder: Path, files: Sequence[Path]) -> Path | None:
 
 
 def _split_of(file: Path) -> OmePixels | None:
-    """Where the planes of an OME-TIFF lie; None for no OME-TIFF, and where its metadata cannot be used."""
+    """Files of the planes of an OME-TIFF; None for no OME-TIFF, and where its metadata cannot be used."""
     try:
         return use_tiff(file, partial(split_pixels, file))
     except CanvasError:

@@ -117,7 +117,7 @@ def count_planes(tiff: tifffile.TiffFile) -> int:
 
 
 def samples_refusal(path: Path | str, axes: str, shape: Sequence[int]) -> CanvasError:
-    """What to do about pages that hold several values a pixel, such as colours."""
+    """Advice about pages that hold several values a pixel, such as colours."""
     count = shape[axes.index("S")]
     how = (
         "save it as grey, or each colour as a channel (Fiji: Image > Color > Split Channels)"

@@ -1,4 +1,4 @@
-"""Uncompressed planes: where their voxels lie in a file, read by rows without the rest of the plane."""
+"""Uncompressed planes: byte range of their voxels in a file, read by rows without the rest of the plane."""
 
 from __future__ import annotations
 

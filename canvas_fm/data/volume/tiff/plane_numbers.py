@@ -108,11 +108,11 @@ def _parse(folder: Path, files: Sequence[Path]) -> list[Named]:
 def _by_hexadecimal(files: Sequence[Path], stems: Sequence[str]) -> list[Named]:
     """Rows by numbers in base 16, where those of each channel count up with few gaps, some with letters and
     some without, and there are more than ten; none for all else, such as 01a, 01b, 02a."""
-    found = [list(_HEXADECIMAL.finditer(stem)) for stem in stems]
-    for place in range(1, 1 + min(map(len, found), default=0)):
+    by_name = [list(_HEXADECIMAL.finditer(stem)) for stem in stems]
+    for place in range(1, 1 + min(map(len, by_name), default=0)):
         numbers: dict[str, list[str]] = {}
         rows = []
-        for path, stem, matches in zip(files, stems, found, strict=True):
+        for path, stem, matches in zip(files, stems, by_name, strict=True):
             match = matches[-place]
             rows.append(Named(path, int(match[1], 16), _without(stem, match)))
             numbers.setdefault(rows[-1].rest, []).append(match[1])

@@ -56,7 +56,7 @@ def channels_in(folder: Path, files: Sequence[Path]) -> dict[int, str]:
 
 
 def _choices(rests: Sequence[str]) -> dict[int, tuple[str, int | str | None]]:
-    """What `c` takes for each of several channels: the rest of its names, and what tells it apart."""
+    """Values of `c` for several channels: the rest of its names, and what tells it apart."""
     labels = _channel_labels(rests)
     if all(isinstance(label, int) for label in labels.values()):
         by_number = sorted(((int(label), rest) for rest, label in labels.items() if label is not None))

@@ -66,7 +66,7 @@ class Planes:
         return list(dict.fromkeys(on_disk(file) for file in files))
 
     def plane_bytes(self, z: int) -> PlaneBytes | None:
-        """Where the voxels of a plane lie in a file of its own; None where they have to be decoded."""
+        """Byte range of a plane's voxels in a file of its own; None where they have to be decoded."""
         file = self._planes[z].file
         if self._held != 1 or file is None or in_tar(file) is not None:
             return None

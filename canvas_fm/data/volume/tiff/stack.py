@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import tifffile
 
-from canvas_fm.data.store.keys import METADATA
+from canvas_fm.data.store.keys import is_store
 from canvas_fm.data.store.tar_index import TarIndex, in_tar
 from canvas_fm.data.volume.stored.channel import pick
 from canvas_fm.data.volume.tiff.metadata import OmePixels, split_pixels, stated_voxel_um
@@ -76,7 +76,7 @@ def planes_in(folder: Path) -> list[Path]:
     archive = in_tar(folder)
     if archive is not None:
         return _planes_in_tar(folder, *archive)
-    if any((folder / name).exists() for name in METADATA):
+    if is_store(folder):
         return []
     return [
         name for name in folder.iterdir() if name.suffix.lower() in SUFFIXES and not name.name.startswith(".")
@@ -102,7 +102,7 @@ def _planes_in_tar(path: Path, index: TarIndex, folder: str) -> list[Path]:
 
 
 def channels_of_stack(path: Path) -> int:
-    """How many channels the planes along z of a TIFF file have."""
+    """Number of channels of the planes along z of a TIFF file."""
 
     def about(tiff: tifffile.TiffFile) -> tuple[str, tuple[int, ...]]:
         split = split_pixels(path, tiff)

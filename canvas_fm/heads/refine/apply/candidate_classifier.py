@@ -121,7 +121,7 @@ class CandidateClassifier:
         return [self.volume] if self.background is None else [self.volume, self.background]
 
     def _add_bad_chunks(self, chunks: Sequence[Sequence[str]]) -> None:
-        """What workers and earlier runs read as zeros is damage of these volumes too."""
+        """Count chunks that workers and earlier runs read as zeros as damage of these volumes too."""
         for volume, sentences in zip(self._volumes, chunks, strict=True):
             volume.add_bad_chunks(sentences)
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import BadInput
+from canvas_fm.files.option_sets import FrozenModel
 from canvas_fm.files.shipped import RECALLS
 from canvas_fm.heads.features.candidate_score import made_by
 from canvas_fm.heads.labels.candidates import CELL, Candidates
@@ -24,13 +25,11 @@ ONE_BRAIN_SPREAD = 0.2
 _SAME = 0.02  # thresholds that differ by less, relatively, cut the same candidates
 
 
-class CandidateRecall(BaseModel):
+class CandidateRecall(FrozenModel):
     """Recall of a detector's candidates at one threshold: cells with a candidate, and all, by held-out brain.
 
     `made_by` is the detector's sha256, for a Laplacian of a Gaussian its description.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     made_by: str
     threshold: float | None

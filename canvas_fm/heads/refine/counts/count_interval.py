@@ -128,7 +128,7 @@ class CountSpread(NamedTuple):
         parts: Shaped[np.ndarray, " n"],
         shared: float,
     ) -> float:
-        """How many deviations held 90 % of regions or brains, all where there are few."""
+        """Number of deviations that held 90 % of regions or brains, all where there are few."""
         expected, variance, off = _sums(p_cell, is_cell, parts)
         n = len(expected)
         if n < 2:

@@ -13,10 +13,11 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64, Real
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 from scipy.stats import t as student_t
 
 from canvas_fm.data.points.points import Points
+from canvas_fm.files.option_sets import FrozenModel
 from canvas_fm.files.shipped import COUNTS
 from canvas_fm.heads.features.candidate_score import made_by
 from canvas_fm.heads.refine.counts.candidate_recall import ONE_BRAIN_SPREAD, same_threshold, threshold_of
@@ -29,14 +30,12 @@ _RIDGE = 10.0
 _LEAST_ERROR = 0.05
 
 
-class CountRecord(BaseModel):
+class CountRecord(FrozenModel):
     """Counts of one detector at its own threshold beside the true cells, by held-out brain.
 
     `counted` are detections or the sum of P(cell) of refined ones, `doubtful` their shares with a score near
     the threshold. It holds for detections refined by one of `refiners` (sha256).
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     made_by: str
     threshold: float
@@ -44,7 +43,7 @@ class CountRecord(BaseModel):
     counted_by: Literal["detections", "p_cell"]
     counted: dict[str, float]
     cells: dict[str, int]
-    doubtful: dict[str, float] = {}
+    doubtful: dict[str, float] = Field(default_factory=dict)
 
     def ratio(self, doubtful: float) -> tuple[float, float]:
         """Logarithm of cells over counted on a brain that is none of these, and its 90 % half-width.
@@ -104,7 +103,7 @@ def measured_count(
     refiner_sha256: str,
     records: Sequence[CountRecord] | None = None,
 ) -> MeasuredCount | None:
-    """What the sum of P(cell) is to be divided by for all cells; None where no such pair was measured."""
+    """Divisor of the sum of P(cell) for all cells; None where no such pair was measured."""
     threshold, score = threshold_of(points), points.columns.get("score")
     total = float(np.sum(p_cell))
     if threshold is None or score is None or total <= 0:

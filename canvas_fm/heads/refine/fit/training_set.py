@@ -1,4 +1,4 @@
-"""What a refiner is fitted on: features of labelled candidates of all brains."""
+"""Training set of a refiner: features of labelled candidates of all brains."""
 
 from __future__ import annotations
 

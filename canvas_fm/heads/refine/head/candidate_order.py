@@ -1,4 +1,4 @@
-"""A refiner that never ranks worse than the score that its candidates came with."""
+"""Blending of the candidate score into a refiner that ranks worse than it."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _STEPS = 4  # the weights of a blend are multiples of a quarter
 
 @dataclass(frozen=True)
 class HeadOptions:
-    """How a head is fitted, calibrated and cross-validated; each setting is described at `Refiner`."""
+    """Settings for fitting, calibrating and cross-validating a head; each is described at `Refiner`."""
 
     columns: Columns
     whiten: bool
@@ -56,7 +56,7 @@ class Part(NamedTuple):
 
 
 class Blend(NamedTuple):
-    """How the logits of a head's parts become one: Σ weight · (slope · logit + offset)."""
+    """Weighted sum of the logits of a head's parts: Σ weight · (slope · logit + offset)."""
 
     weight: Float64[np.ndarray, " parts"]
     scale: Float64[np.ndarray, "2 parts"]
@@ -115,7 +115,7 @@ def fit_part(
 
 
 def affine_of(settings: HeadOptions, part: Part, x: Float32[np.ndarray, "n w"]) -> Affine:
-    """How the columns of a part are scaled before its model is fitted."""
+    """Scaling of a part's columns before its model is fitted."""
     columns = settings.columns.only(*part.blocks)
     return Affine.fit(x, columns.components(), whiten=settings.whiten, weights=columns.weights())
 
@@ -148,7 +148,7 @@ def choose_blend(
 def mean_auc(
     logits: Float64[np.ndarray, " n"], is_cell: Bool[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"]
 ) -> float:
-    """How well rows are ranked within their brain, in the mean over brains that hold both kinds."""
+    """Mean AUC within brains, over brains that hold both classes."""
     each = [auc(is_cell[groups == name], logits[groups == name]) for name in np.unique(groups)]
     known = [value for value in each if value is not None]
     return float(np.mean(known)) if known else 0.5

@@ -74,7 +74,7 @@ class StratifiedAnswers:
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit says: `true` of the detections are cells, `missed` cells have none, `cells` are both."""
+    """Estimates of an audit: `true` detections are cells, `missed` cells have none, `cells` are both."""
 
     detections: int
     answered: int

@@ -18,7 +18,7 @@ def quantile_strata(values: Real[np.ndarray, " n"], count: int) -> Int64[np.ndar
 
 
 def allocate(sizes: Sequence[int], weights: Sequence[float], total: int) -> list[int]:
-    """How many to draw from each stratum: in proportion to `weights`, at least two, at most its size."""
+    """Sample size of each stratum: in proportion to `weights`, at least two, at most its size."""
     size = np.asarray(sizes, np.int64)
     drawn = np.minimum(size, 2)
     weight = np.asarray(weights, np.float64)

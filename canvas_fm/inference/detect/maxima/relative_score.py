@@ -107,7 +107,7 @@ def _typical_around(
     classes_apart: tuple[float, float] | None,
 ) -> Float64[np.ndarray, " n"]:
     """The weighted median of the values in each one's block and the 26 around it, or of the bright ones."""
-    found: list[float] = []  # how far the classes lie apart, of each block where that counts
+    gaps: list[float] = []  # how far the classes lie apart, of each block where that counts
 
     def typical(near: list[Int64[np.ndarray, " k"]]) -> float:
         rows = np.concatenate(near)
@@ -125,15 +125,15 @@ def _typical_around(
         part = float(np.clip((apart - first) / (full - first), 0, 1))
         part *= float(np.clip((_MIXED - spread) / (_MIXED - _ONE_KIND), 0, 1))
         if part:
-            found.append(apart)
+            gaps.append(apart)
         return of_all + part * max(_median(value[bright], weight[bright]) - of_all, 0.0)
 
     reference = _around(value, block, typical)
-    if found:
+    if gaps:
         _log.info(
             "detections are of two kinds, one some %.0f times brighter: the dim kind scores low, as "
             "processes and debris do; if these are cells too, take a lower threshold",
-            np.exp(np.median(found)),
+            np.exp(np.median(gaps)),
         )
     return reference
 

@@ -28,7 +28,7 @@ class TileMaxima:
     amplitude: Float32[np.ndarray, " n"] | None = None
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Arrays by name as a resumable store keeps them; `TileMaxima(**arrays)` has them back."""
+        """Arrays by name for the resumable store; `TileMaxima(**arrays)` restores them."""
         arrays = {"maxima": self.maxima, "score": self.score, "position": self.position}
         return arrays if self.amplitude is None else arrays | {"amplitude": self.amplitude}
 

@@ -166,8 +166,8 @@ class _RowsFile:
 
     def __getitem__(self, rows: slice) -> Float32[np.ndarray, "rows ..."]:
         start, stop, _ = rows.indices(len(self))
-        one = math.prod(self.shape[1:])
-        values = np.fromfile(self.path, "<f4", (stop - start) * one, offset=4 * start * one)
+        width = math.prod(self.shape[1:])
+        values = np.fromfile(self.path, "<f4", (stop - start) * width, offset=4 * start * width)
         return values.reshape(-1, *self.shape[1:])
 
 

@@ -55,7 +55,7 @@ def convert_external(step_run: StepRun) -> dict[str, Any]:
 
 
 def volume_external(step_run: StepRun) -> dict[str, Any]:
-    """How the volume is opened, and its identity where the study did not convert it."""
+    """Options for opening the volume, and its identity where the study did not convert it."""
     options = merged_volume(step_run)
     return (
         options if step_run.study.has("convert") else options | {"source": volume_identity(step_run.volume())}

@@ -119,7 +119,7 @@ def _corrections(path: Path) -> dict[str, str]:
 
 
 def _steps(step_run: StepRun) -> list[dict[str, str]]:
-    """What every finished step took, in the order of their ends."""
+    """Duration of every finished step, in the order of their ends."""
     rows: list[tuple[str, str, Record]] = []
     for step in step_run.step.reads:
         if step_run.study.has(step):

@@ -1,4 +1,4 @@
-"""What the cells of each region look like, compared between the study's groups."""
+"""Cell profiles of each region, compared between the study's groups."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class StepRun:
 
     @property
     def out(self) -> Path:
-        """What the step writes."""
+        """Outputs of the step."""
         return self.folder / self.step.output.format(brain=self.brain)
 
     @property
@@ -100,7 +100,7 @@ class StepRun:
         return self.study.settings.brains[self.brain]
 
     def options(self, *omit: str) -> dict[str, Any]:
-        """What was set of the step's options, as keyword arguments."""
+        """Explicit options of the step, as keyword arguments."""
         return {key: value for key, value in self.settings.explicit.items() if key not in omit}
 
     def deciding(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class StepRun:
         return self.folder_of(step, self.brain) / "cells.csv"
 
     def result_of(self, step: str, brain: str | None) -> dict[str, Any]:
-        """What a finished step recorded."""
+        """Record of a finished step."""
         path = self.study.out / "records" / step / f"{brain or 'all'}.json"
         record = read_record(path)
         if record is None or record.state != "done":

@@ -102,8 +102,8 @@ class SlabReader:
             return None
         if voxels.plane_bytes(start) is None:  # as its neighbours, most often: they are not opened twice
             return None
-        found = list(self._pool.map(voxels.plane_bytes, range(start, start + planes)))
-        readable = [each for each in found if each is not None]
+        stored = list(self._pool.map(voxels.plane_bytes, range(start, start + planes)))
+        readable = [each for each in stored if each is not None]
         return PlaneStrips(readable, self._algorithm) if len(readable) == planes else None
 
     def _in_strips(self, strips: PlaneStrips, start: int, planes: int) -> Iterator[Rows]:
@@ -155,7 +155,7 @@ def run_all(pool: ThreadPoolExecutor, work: Iterable[Callable[[], object]]) -> N
 def _pieces(
     shape: Sequence[int], chunk: Sequence[int], itemsize: int
 ) -> Iterator[tuple[slice, slice, slice]]:
-    """What one thread reads at once: a plane, or of a source in chunks a row of them through the slab."""
+    """Boxes that one thread reads at once: a plane, or a row of chunks through the slab."""
     planes, height, width = shape
     if chunk[0] == 1:
         whole = slice(0, height), slice(0, width)

@@ -197,8 +197,8 @@ def _students(
     nets, held_out, every = [], np.zeros_like(counts), np.zeros_like(counts)
     for number, net in students(detector, halves, taught, opts.steps, opts.seed):
         nets.append(net)
-        found = candidates_in_boxes(student_of(detector, net), labelled, tolerance_um, ignore)
-        here = halves.counts(found)
+        candidates = candidates_in_boxes(student_of(detector, net), labelled, tolerance_um, ignore)
+        here = halves.counts(candidates)
         every += here
         held_out += here * (halves.fold == number)[None, :, None]
         advance(1, f"self-training, part {number + 1} of {halves.count}")

@@ -1,4 +1,4 @@
-"""How a detector is adapted to a new brain."""
+"""Options of `adapt`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from canvas_fm.inference.run_flags import DeviceOptions
 
 
 class AdaptOptions(DeviceOptions, VoxelOptions):
-    """How a detector is adapted to a new brain by a few labelled cells."""
+    """Options for adapting a detector to a new brain by a few labelled cells."""
 
     tolerance_um: Annotated[Size | None, Flag("N")] = Field(
         None,

@@ -42,7 +42,7 @@ def provenance_of_adaptation(
     chosen: StrategyScore,
     opts: AdaptOptions,
 ) -> dict[str, Any]:
-    """What the detector's config tells: of what it was made, by which labels, and how that was chosen."""
+    """Provenance in the detector's config: start, labels, scores of the strategies."""
     labelled, before = folds.labelled, detector.config.provenance
     volume, boxes = labelled.source.volume, labelled.boxes
     mm3 = voxels_of(boxes) * float(np.prod(volume.voxel_um)) * 1e-9

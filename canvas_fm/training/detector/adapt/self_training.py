@@ -45,7 +45,7 @@ def student_of(detector: Detector, net: HeatMapNet) -> Detector:
 
 @dataclass(frozen=True)
 class Teacher:
-    """What gives the pseudo-labels: a detector's candidates in `boxes`, and its counts on the labels."""
+    """Source of pseudo-labels: a detector's candidates in `boxes`, and its counts on the labels."""
 
     candidates: Points
     boxes: Int64[np.ndarray, "k 6"]
@@ -53,7 +53,7 @@ class Teacher:
 
 
 def unlabelled_boxes(labelled: Labelled, seed: int) -> Int64[np.ndarray, "k 6"]:
-    """Where pseudo-labels are looked for: the whole volume, or random blocks of it beside the labelled boxes.
+    """Boxes for pseudo-labels: the whole volume, or random blocks of it beside the labelled boxes.
 
     Blocks lie on a grid, so none covers another; labelled boxes come first, a place in two boxes is theirs.
     """

@@ -1,4 +1,4 @@
-"""Ways of adapting a detector, scored on labels that each was not fitted on, and which of them is taken."""
+"""Strategies of adapting a detector: cross-validated scores, and the choice among them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class StrategyScore:
 def choose_strategy(
     scores: Sequence[StrategyScore], cells: int, *, phantoms_alone: bool = False
 ) -> tuple[StrategyScore, StrategyScore]:
-    """The way of highest F1 among those that are surely better, else of all; and the chosen one.
+    """The strategy of highest F1 among the significantly better ones, else of all; and the chosen one.
 
     That is the same, or the unadapted (first of `scores`) where none is surely better: the threshold in nine
     of ten resamples, another way in 39 of 40, with fewer than 15 cells any in 99 of 100. With few cells, and
@@ -71,7 +71,7 @@ def score_strategies(
     *,
     chosen_by: Mapping[Strategy, Counts] | None = None,
 ) -> tuple[StrategyScore, ...]:
-    """The unadapted detector first, then every way: at thresholds that were chosen on the other folds.
+    """Scores of the unadapted detector, then of every strategy, at thresholds chosen on the other folds.
 
     Where `chosen_by` has counts of a way its threshold is chosen on those.
     """

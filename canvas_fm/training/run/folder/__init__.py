@@ -1,1 +1,1 @@
-"""What a training writes: its run folder, checkpoints, metrics."""
+"""Output of a training: its run folder, checkpoints, metrics."""
