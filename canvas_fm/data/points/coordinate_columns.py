@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
+from canvas_fm.data.points.label_values import BLANKS
 from canvas_fm.errors import CanvasError, counted
 
 _log = logging.getLogger(__name__)
@@ -25,10 +26,11 @@ _VOXELS = ("px", "pixel", "vox", "voxel")
 _TIMES = ("frame", "timepoint", "timestep", "t")
 _COUNTER_3D = "Nb of obj. voxels"  # a column of Fiji's 3D Objects Counter, whose z are slices from 1
 _SLICES = ("slice", "slice number", "z slice")
-# z, Position Z and Center of Homogeneous Mass Z (Imaris), POSITION_Z (TrackMate), z_um, Z (µm), z [px]
+# z, Position Z and Center of Homogeneous Mass Z (Imaris), POSITION_Z (TrackMate), z_um, Z (µm), z [px], Z/µm,
+# z in µm; R writes Position.Z and z..µm.
 _NAME = re.compile(
-    r"(?P<position>(?:position|center of (?:homogeneous|image) mass)[ _])?(?P<axis>[zyx])"
-    rf"(?:[ _]*[(\[]?(?P<unit>(?:{'|'.join([*_UM, *_VOXELS])})s?)[)\]]?)?",
+    r"(?P<position>(?:position|center[ .]of[ .](?:homogeneous|image)[ .]mass)[ _.])?(?P<axis>[zyx])"
+    rf"(?:(?:[ _./]*| in )[(\[]?(?P<unit>(?:{'|'.join([*_UM, *_VOXELS])})s?)[)\].]?)?",
     re.IGNORECASE,
 )
 # Columns z, y, x of measurements of objects, in voxels by what writes them.
@@ -37,6 +39,7 @@ _OBJECTS = (
     ("coordinate_raw_axis_0", "coordinate_raw_axis_1", "coordinate_raw_axis_2"),  # BrainGlobe
     ("CZ (pix)", "CY (pix)", "CX (pix)"),  # the 3D suite of ImageJ
     ("Location_Center_Z", "Location_Center_Y", "Location_Center_X"),  # CellProfiler
+    ("AreaShape_Center_Z", "AreaShape_Center_Y", "AreaShape_Center_X"),
     ("Center_of_the_object_2", "Center_of_the_object_1", "Center_of_the_object_0"),  # ilastik
 )
 
@@ -207,7 +210,8 @@ def _in_unit(
         _warn_of_slices(path, f"{names[0]} of the 3D Objects Counter")
     is_imaris = is_position and "unit" in lower
     if is_imaris or _are_units(table.get(lower.get("unit", ""))):
-        stated |= {str(unit) for unit in np.unique(table[lower["unit"]])}
+        named = {str(unit) for unit in np.unique(table[lower["unit"]])}
+        stated |= {"no unit" if unit in BLANKS else unit for unit in named} if named - set(BLANKS) else set()
     _check_one_time(path, table)
     if not stated:
         if is_position and len(table[names[0]]):

@@ -49,6 +49,15 @@ def read_precomputed(path: Path) -> PointTable:
     return PointTable(zyx, _columns(info.get("properties", []), rows), meta)
 
 
+def is_annotations(folder: Path) -> bool:
+    """Whether a folder says that it holds precomputed annotations."""
+    try:
+        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(info, dict) and info.get("@type") == KIND
+
+
 def _info(path: Path) -> dict[str, Any]:
     try:
         info = json.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import shutil
 from collections.abc import Sequence
 from functools import cache
@@ -54,6 +55,10 @@ def is_done(out: Path, digest: str) -> bool:
     """
     if not (out.exists() or out.is_symlink()):
         return False
+    if not out.exists():
+        raise CanvasError(
+            f"{out} is a link to {os.readlink(out)}, which is not there; give that path, or delete the link"
+        )
     if (attributes(out) or {}).get("inputs_sha256") != digest:
         raise CanvasError(
             f"{out} is there already and was made from another source or with other options; give another "

@@ -15,6 +15,7 @@ import numpy as np
 
 from canvas_fm.data.zyx import Zyx, ZyxLike, whole_zyx
 from canvas_fm.errors import CanvasError, DamagedStore
+from canvas_fm.prepare.sources.missing_blocks import refuse_unwritten
 
 # HDF5's registered filters that microscopes' software uses and h5py comes without.
 _FILTERS = {
@@ -82,6 +83,23 @@ class Hdf5Channel:
     def read_into(self, box: np.ndarray, origin_zyx: ZyxLike) -> None:
         box[:] = self.read(origin_zyx, box.shape)
 
+    def refuse_unwritten(self) -> None:
+        """Raise DamagedStore where some of its voxels were never written: HDF5 reads them as zeros."""
+        ends = {axis: (0, n) for axis, n in zip("zyx", self.shape_zyx, strict=True)}
+        ends |= {axis: (index, index + 1) for axis, index in self._picked.items()}
+        refuse_unwritten(self.path, self._data, [ends[axis] for axis in self._axes])
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that its voxels lie in: those that the data set, or a link to it, names."""
+        own = Path(self._data.file.filename)
+        if self._data.is_virtual:
+            named = [Path(source.file_name) for source in self._data.virtual_sources()]
+        else:
+            named = [Path(name) for name, *_ in self._data.external or ()]
+        found = [_beside(own, name) for name in named if str(name) != "."]
+        return list(dict.fromkeys([own, *(file for file in found if file.is_file())]))
+
 
 def _refuse_missing_filter(path: Path, data: Any) -> None:
     """Raise CanvasError where the chunks were packed by a filter that is not installed."""
@@ -106,13 +124,12 @@ def _refuse_missing_sources(path: Path, data: Any) -> None:
 
     if not data.is_virtual:
         return
-    held = Path(data.file.filename).parent
     for source in {(part.file_name, part.dset_name) for part in data.virtual_sources()}:
         file_name, name = source
         if "%" in file_name:  # numbered files, of which HDF5 takes as many as there are
             continue
-        near = Path(data.file.filename) if file_name == "." else held / file_name
-        source_file = near if near.exists() else Path(file_name)
+        own = Path(data.file.filename)
+        source_file = own if file_name == "." else _beside(own, Path(file_name))
         try:
             with h5py.File(source_file, "r") as file:
                 there = name in file
@@ -123,6 +140,12 @@ def _refuse_missing_sources(path: Path, data: Any) -> None:
                 f"{path}: {data.name} shows the data set {name} of {file_name}, which is not there; copy "
                 "that file beside it"
             )
+
+
+def _beside(file: Path, named: Path) -> Path:
+    """Where HDF5 finds a file that another one names: beside it, else from the current folder."""
+    near = file.parent / named
+    return near if near.exists() else named
 
 
 def axes_of(path: Path, data: Any) -> str:

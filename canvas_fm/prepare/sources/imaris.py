@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from canvas_fm.prepare.sources.opened_file import OpenedFile, usable_voxel_um
 
 IMARIS = "DataSet/ResolutionLevel 0"
 _IMAGE = "DataSetInfo/Image"
+_log = logging.getLogger(__name__)
 
 
 def open_imaris(path: Path, file: Any, t: int | None) -> OpenedFile:
@@ -34,6 +36,8 @@ def open_imaris(path: Path, file: Any, t: int | None) -> OpenedFile:
         names.append((_text(about.attrs.get("Name")) if about is not None else "") or f"channel {c}")
     about = file.get(_IMAGE)
     voxel_um = None if about is None else _voxel_um(about.attrs, channels[0].shape_zyx)
+    if about is not None and voxel_um is not None:
+        _warn_offset(path, about.attrs, voxel_um)
     return OpenedFile(channels, names, voxel_um, "its Unit, ExtMin and ExtMax state none")
 
 
@@ -61,6 +65,24 @@ def _voxel_um(about: Any, shape_zyx: Sequence[int]) -> ZyxUm | None:
     # Rounded, since the product of a unit such as nm has digits that nobody wrote.
     sizes = [(b - a) / n * factor for a, b, n in zip(low, high, shape_zyx, strict=True)]
     return usable_voxel_um([float(f"{size:.12g}") for size in sizes])
+
+
+def _warn_offset(path: Path, about: Any, voxel_um: ZyxUm) -> None:
+    """Warn of an image that begins elsewhere than at zero, as by a stage: Imaris exports positions from
+    there."""
+    factor = UNITS_UM[_text(about.get("Unit")).lower()]
+    low_um = [float(_text(about.get(f"ExtMin{axis}"))) * factor for axis in (2, 1, 0)]
+    if all(abs(low) < size / 2 for low, size in zip(low_um, voxel_um, strict=True)):
+        return
+    origin = " ".join(f"{-low / size:.6g}" for low, size in zip(low_um, voxel_um, strict=True))
+    _log.warning(
+        "%s begins at %s µm (z, y, x), the store at 0: positions that Imaris exports are moved by "
+        "`canvas-fm points convert --voxel-um %s --origin %s`",
+        path,
+        ", ".join(f"{low:g}" for low in low_um),
+        " ".join(f"{size:g}" for size in voxel_um),
+        origin,
+    )
 
 
 def _text(value: Any) -> str:

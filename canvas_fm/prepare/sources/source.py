@@ -26,8 +26,9 @@ from canvas_fm.errors import CanvasError, DamagedStore, counted
 from canvas_fm.prepare.convert_flags import ConvertOptions
 from canvas_fm.prepare.sources.bioio_file import BIOIO, open_bioio
 from canvas_fm.prepare.sources.hdf5 import HDF5, open_hdf5
+from canvas_fm.prepare.sources.hdf5_dataset import Hdf5Channel
 from canvas_fm.prepare.sources.opened_file import OpenedFile, Voxels
-from canvas_fm.prepare.sources.tensorstore_folder import find_folder, open_folder
+from canvas_fm.prepare.sources.tensorstore_folder import find_folder, open_folder, refuse_missing_files
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,12 @@ def open_source(path: str | Path, options: ConvertOptions) -> Source:
     if suffix in (*HDF5, *BIOIO):
         opened = (open_hdf5 if suffix in HDF5 else open_bioio)(path, options)
         source = _opened(path, opened, options, [path])
+        if suffix in HDF5:
+            source = _whole_hdf5(source, options)
     elif (array_folder := find_folder(path)) is not None:
         files = sorted(file for file in array_folder.folder.rglob("*") if file.is_file())
+        if options.missing_chunks == "error":
+            refuse_missing_files(path, array_folder, files)
         source = _opened(path, open_folder(path, array_folder, options), options, files)
     else:
         source = _volumes(path, options)
@@ -125,6 +130,16 @@ def _opened(path: Path, opened: OpenedFile, options: ConvertOptions, files: Sequ
             raise CanvasError(f"{path} holds the channels {listing}: there is no c={c}")
     channels, names = [opened.channels[c] for c in chosen], [opened.names[c] for c in chosen]
     return Source(path, channels, names, _markers([None] * len(names), options), voxel_um, files)
+
+
+def _whole_hdf5(source: Source, options: ConvertOptions) -> Source:
+    """A source with all files that its channels lie in; DamagedStore where voxels were never written."""
+    channels = [channel for channel in source.channels if isinstance(channel, Hdf5Channel)]
+    if options.missing_chunks == "error":
+        for channel in channels:
+            channel.refuse_unwritten()
+    others = (file for channel in channels for file in channel.files if not file.samefile(source.path))
+    return replace(source, files=list(dict.fromkeys([source.path, *others])))
 
 
 def _markers(stated: Sequence[str | None], options: ConvertOptions) -> Sequence[str | None]:

@@ -15,6 +15,7 @@ import numpy as np
 from canvas_fm.data.zyx import Zyx, ZyxLike, ZyxUm, whole_zyx
 from canvas_fm.errors import CanvasError, DamagedStore, MissingExtra
 from canvas_fm.prepare.convert_flags import ConvertOptions
+from canvas_fm.prepare.sources.missing_blocks import refuse_missing, refuse_packed
 from canvas_fm.prepare.sources.opened_file import OpenedFile, usable_voxel_um
 
 _log = logging.getLogger(__name__)
@@ -130,6 +131,27 @@ def open_folder(path: Path, array_folder: ArrayFolder, options: ConvertOptions) 
     voxel_um = usable_voxel_um([n / 1000 for n in size[::-1]]) if size else None
     _warn_offset(path, array.domain.origin[:3])
     return OpenedFile(channels, [f"channel {c}" for c in several], voxel_um)
+
+
+def refuse_missing_files(path: Path, array_folder: ArrayFolder, files: Sequence[Path]) -> None:
+    """Raise DamagedStore where files of the finest level are missing: TensorStore reads them as zeros."""
+    metadata, folder = array_folder.metadata, array_folder.folder
+    if array_folder.driver == "n5":
+        sizes = zip(metadata["dimensions"], metadata["blockSize"], strict=True)
+        names = [[str(cell) for cell in range(-(-n // block))] for n, block in sizes]
+        refuse_missing(path, folder, files, names, "/")
+        return
+    scale = metadata["scales"][0]
+    key = Path(str(scale["key"]))
+    if scale.get("sharding") or ".." in key.parts:  # an index tells of blocks that share files
+        return
+    starts = zip(scale.get("voxel_offset") or (0, 0, 0), scale["size"], scale["chunk_sizes"][0], strict=True)
+    names = [
+        [f"{a}-{min(a + chunk, low + n)}" for a in range(low, low + n, chunk)] for low, n, chunk in starts
+    ]
+    folder = folder / key
+    refuse_packed(path, folder, files)
+    refuse_missing(path, folder, files, names, "_")
 
 
 def _warn_offset(path: Path, origin_xyz: Sequence[int]) -> None:

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from canvas_fm.data.dataset.dataset_addresses import volume_path
+from canvas_fm.data.points.formats.cellfinder_yaml import YAML
+from canvas_fm.data.points.formats.npy_table import NPY, is_table
+from canvas_fm.data.points.formats.read_write import suffix_of, suffixes
+from canvas_fm.data.precomputed.read_annotations import is_annotations
 from canvas_fm.data.store.tar_index import in_tar, on_disk
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.hub import is_address
 from canvas_fm.files.shipped import find, shipped
 from canvas_fm.viewing.info.models import describe_model, describe_run, disk_size
-
-_POINTS = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".xml", ".nml")
 
 
 def describe(path: str | Path, **volume_options: Any) -> dict[str, Any]:
@@ -34,9 +36,9 @@ def describe(path: str | Path, **volume_options: Any) -> dict[str, Any]:
         if path.is_symlink():
             raise CanvasError(f"{path} is a link that leads nowhere or in a circle; give the file itself")
         raise CanvasError(f"{path} does not exist, and no shipped model has that name")
-    if path.is_file() and path.suffix.lower() in _POINTS:
+    if _is_points(path):
         return _describe_points(path)
-    if path.is_file() and path.suffix.lower() in (".yaml", ".yml"):
+    if path.is_file() and path.suffix.lower() in YAML:
         return _describe_recipe(path)
     if path.is_dir() and _is_run(path):
         return describe_run(path)
@@ -138,6 +140,17 @@ def _describe_recipe(path: Path) -> dict[str, Any]:
         }
     head = {"kind": kind, "path": str(path), "steps": recipe.steps, "batch": recipe.training.batch}
     return head | about | {"seed": recipe.seed}
+
+
+def _is_points(path: Path) -> bool:
+    """Whether a path is a file of points by its suffix, or a folder of Neuroglancer's annotations."""
+    if path.is_dir():
+        return is_annotations(path)
+    if not path.is_file() or suffix_of(path) not in suffixes():
+        return False
+    if path.suffix.lower() in YAML:  # of cellfinder, else a recipe
+        return b"candidate_cells" in path.read_bytes()
+    return suffix_of(path) != NPY or is_table(path)
 
 
 def _is_run(path: Path) -> bool:

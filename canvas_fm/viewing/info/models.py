@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +12,7 @@ _EVALUATION = (
     *("volume", "crops", "given", "loss", "psnr_masked", "ssim_masked"),
     *("f1", "best_f1", "found_again", "chance", "effective_rank"),
 )
+_log = logging.getLogger(__name__)
 _MAX_FILES = 200_000  # counting more would keep a person waiting for a size
 
 
@@ -20,6 +22,12 @@ def describe_run(path: str | Path) -> dict[str, Any]:
 
     run = Run(Path(path))
     recipe, rows = run.recipe(), run.metrics()
+    if run.is_cut():
+        _log.warning(
+            "%s: the last line of its metrics.jsonl is cut, as by a kill or a full disk; what was to follow "
+            "is not shown",
+            path,
+        )
     train = [row for row in rows if row["kind"] == "train"]
     evaluations = [row for row in rows if row["kind"] == "eval"]
     return {

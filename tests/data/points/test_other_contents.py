@@ -52,3 +52,9 @@ def test_what_a_file_holds_is_said(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CanvasError, match=message):
         Points.read(tmp_path / name)
+
+
+def test_planes_given_as_points_are_said_as_that(tmp_path):
+    (tmp_path / "z000.TIF").write_bytes(b"II*")
+    with pytest.raises(CanvasError, match="is a folder of TIFF planes, where points are expected"):
+        Points.read(tmp_path)

@@ -241,3 +241,16 @@ def test_attributes_that_are_null_are_none(tmp_path):
     (tmp_path / "a.zarr/zarr.json").write_text(json.dumps(metadata | {"attributes": []}))
     with pytest.raises(CanvasError, match="describes neither a group nor an array"):
         Volume.open(tmp_path / "a.zarr", voxel_um=UM)
+
+
+def test_a_first_level_that_is_a_coarser_one_is_refused_without_scales_too(tmp_path):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    for name, voxels in (("0", VOXELS), ("1", VOXELS[::2, ::2, ::2])):
+        group.create_array(name, data=voxels)
+    axes = [{"name": axis, "type": "space"} for axis in "zyx"]
+    image = {"version": "0.4", "axes": axes, "datasets": [{"path": "1"}, {"path": "0"}]}
+    group.attrs["multiscales"] = [image]
+    with pytest.raises(CanvasError, match="level '0' is finer than the first one, '1'"):
+        Volume.open(tmp_path / "a.zarr", voxel_um=UM)
+    group.attrs["multiscales"] = [image | {"datasets": image["datasets"][::-1]}]
+    assert Volume.open(tmp_path / "a.zarr", voxel_um=UM).shape_zyx == VOXELS.shape

@@ -10,6 +10,7 @@ import pytest
 import tifffile
 import zarr
 
+from canvas_fm import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.prepare.convert.convert import convert
@@ -261,3 +262,12 @@ def test_a_pattern_and_a_compressed_file_are_said_as_that(tmp_path):
             use(tmp_path / "p/*.tif", voxel_um=UM)
         with pytest.raises(CanvasError, match=r"a\.h5\.gz is a compressed \.h5 file; unpack it"):
             use(tmp_path / "a.h5.gz", voxel_um=UM)
+
+
+def test_a_description_of_bigdataviewer_names_its_voxels(tmp_path):
+    loader = '<ImageLoader format="bdv.n5"><n5 type="relative">brain.n5</n5></ImageLoader>'
+    (tmp_path / "a.xml").write_text(f'<?xml version="1.0"?>\n<SpimData version="0.2">{loader}</SpimData>')
+    with pytest.raises(CanvasError, match=r"BigDataViewer's description .* to canvas-fm convert: brain\.n5"):
+        Volume.open(tmp_path / "a.xml")
+    with pytest.raises(CanvasError, match=r"root is <SpimData>.*canvas-fm convert takes the voxels"):
+        Points.read(tmp_path / "a.xml")

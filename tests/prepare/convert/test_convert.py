@@ -206,10 +206,10 @@ def test_a_plane_is_refused_by_name(tmp_path):
     refusal(none, r"plane_0033\.tif.*is empty: 0 bytes", DamagedStore)
     wide = source("wide")
     tifffile.imwrite(wide / "plane_0020.tif", VOXELS[20, :, :50])
-    refusal(wide, r"plane_0020\.tif holds 1 planes of shape \(90, 50\), uint16; the first plane")
+    refusal(wide, r"plane_0020\.tif holds 1 plane of shape \(90, 50\), uint16; the first plane")
     mixed = source("mixed")
     tifffile.imwrite(mixed / "plane_0021.tif", VOXELS[20].astype(np.uint8))
-    refusal(mixed, r"plane_0021\.tif holds 1 planes of shape \(90, 75\), uint8; the first plane")
+    refusal(mixed, r"plane_0021\.tif holds 1 plane of shape \(90, 75\), uint8; the first plane")
     gap = source("gap")
     (gap / "plane_0005.tif").unlink()
     refusal(gap, r"1 plane is missing between plane_0004\.tif and plane_0006\.tif")
@@ -372,3 +372,10 @@ def test_a_damaged_store_is_not_taken_as_done(file, damage, read_bytes, tmp_path
         return  # of a large store contents are compared by --verify, and by whatever reads them
     with pytest.raises(DamagedStore):
         cf.convert(planes, tmp_path / "a.zarr", voxel_um=UM, levels=1)
+
+
+def test_an_output_that_is_a_broken_link_is_said_as_that(tmp_path):
+    write_planes(tmp_path / "planes", voxels((4, 20, 30)))
+    (tmp_path / "a.zarr").symlink_to(tmp_path / "disk/a.zarr")
+    with pytest.raises(CanvasError, match=r"a\.zarr is a link to .*disk/a\.zarr, which is not there"):
+        cf.convert(tmp_path / "planes", tmp_path / "a.zarr", voxel_um=UM)

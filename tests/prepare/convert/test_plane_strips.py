@@ -101,15 +101,22 @@ def test_planes_of_all_kinds_in_one_folder_are_read_right(tmp_path, strips):
     assert sha256_of(tmp_path / "a.zarr") == hashes
 
 
-def test_planes_of_the_other_byte_order_are_decoded(tmp_path, strips):
-    """As Fiji writes them."""
-    planes = voxels(SHAPE)
+@pytest.mark.parametrize(
+    ("dtype", "how"),
+    [("uint16", {"byteorder": ">"}), ("float32", {"byteorder": ">"}), ("uint16", {"bigtiff": True})],
+)
+def test_planes_as_fiji_writes_them_and_bigtiffs_are_read_in_strips(tmp_path, strips, dtype, how):
+    planes = voxels(SHAPE, dtype)
     (tmp_path / "planes").mkdir()
     for z, plane in enumerate(planes):
-        tifffile.imwrite(tmp_path / f"planes/{z:04d}.tif", plane, byteorder=">")
-    cf.convert(tmp_path / "planes", tmp_path / "a.zarr", voxel_um=UM)
+        tifffile.imwrite(tmp_path / f"planes/{z:04d}.tif", plane, **how)
+    cf.convert(tmp_path / "planes", tmp_path / "a.zarr", voxel_um=UM, checksums="sha256", verify=True)
     np.testing.assert_array_equal(cf.Volume.open(tmp_path / "a.zarr")[:], planes)
-    assert not strips
+    assert len(set(strips)) > 1
+    files = (tmp_path / "planes").iterdir()
+    assert sha256_of(tmp_path / "a.zarr") == {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files
+    }
 
 
 def test_of_two_channels_each_file_has_its_checksum(tmp_path, strips):

@@ -36,13 +36,16 @@ def write_imaris(path, channels):
             image[f"ExtMin{axis}"], image[f"ExtMax{axis}"] = text(-7.0), text(n * size - 7.0)
 
 
-def test_imaris(tmp_path):
+def test_imaris(tmp_path, caplog):
     write_imaris(tmp_path / "a.ims", [VOXELS, VOXELS[::-1]])
     done = cf.convert(tmp_path / "a.ims", tmp_path / "a.zarr", verify=True)
     assert done.channels == ("cFos", "NeuN")
     assert done.voxel_um == pytest.approx((4.0, 1.9, 1.8))
     for c, expected in enumerate((VOXELS, VOXELS[::-1])):
         np.testing.assert_array_equal(cf.Volume.open(done.path, c=c).read((0, 0, 0), (20, 30, 40)), expected)
+    # Imaris exports positions from where the stage stood.
+    assert "begins at -7, -7, -7 µm (z, y, x), the store at 0" in caplog.text
+    assert "points convert --voxel-um 4 1.9 1.8 --origin 1.75 3.68421 3.88889`" in caplog.text
     one = cf.convert(tmp_path / "a.ims", tmp_path / "b.zarr", c=(1,))
     np.testing.assert_array_equal(cf.Volume.open(one.path).read((0, 0, 0), (20, 30, 40)), VOXELS[::-1])
     with pytest.raises(CanvasError, match=r"holds the channels 0 \(cFos\), 1 \(NeuN\): there is no c=2"):

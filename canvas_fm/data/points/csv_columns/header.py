@@ -16,7 +16,9 @@ from canvas_fm.errors import CanvasError
 _MOST_COLUMNS = 100_000  # a table of genes has some 30,000
 _MOST_NOTES = 100_000  # lines before the columns
 _TITLES = 20  # lines before the columns that are looked through: Imaris writes three
+_INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u200c\u200d\u2060"))  # a second byte-order mark, and blanks
 _SEP = re.compile(r'"?sep=(.)"?[\s,;]*', re.IGNORECASE)  # Excel's note of its delimiter
+_SLICER = "columns = "  # 3D Slicer's .fcsv: # columns = id,x,y,z,…
 _UNIT = re.compile(r"\((.*)\)")
 # ClearMap 2 writes the first letter of each of its columns, so that x, y and z stand there twice.
 _CLEARMAP = ("x", "y", "z", "size", "source", "xt", "yt", "zt", "order", "name")
@@ -45,6 +47,7 @@ def read_header(path: Path, file: Iterable[str]) -> Header:
     for number, line in enumerate(lines):
         if number == _MOST_NOTES:
             raise CanvasError(f"{path} names no columns in its first {_MOST_NOTES:,} lines")
+        line = line.translate(_INVISIBLE)
         if sep := _SEP.fullmatch(line.strip("\r\n")):
             delimiter = sep[1]
         elif line.startswith("#"):
@@ -58,6 +61,12 @@ def read_header(path: Path, file: Iterable[str]) -> Header:
             header, ahead = _after_titles(line, lines, delimiter)
             lines = chain(ahead, lines)
             break
+    header = header.translate(_INVISIBLE)
+    if header.startswith(_SLICER):
+        raise CanvasError(
+            f"{path} holds markups of 3D Slicer, in mm along a patient's axes; write their voxels (IJK) with "
+            "columns z, y, x"
+        )
     delimiter = delimiter or _delimiter(header)
     names = [
         name.strip() for name in next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), [])
@@ -101,6 +110,7 @@ def _delimiter(line: str) -> str:
 
 def _names_axes(line: str, delimiter: str | None) -> bool:
     """Whether a line of a table names all three coordinates."""
+    line = line.translate(_INVISIBLE)
     if (delimiter or _delimiter(line)) == " ":
         return names_axes(line.replace('"', "").split())
     return names_axes([name.strip().strip('"') for name in line.split(delimiter or _delimiter(line))])

@@ -223,15 +223,20 @@ def refuse_thousands(path: Path, header: Header, text: str) -> None:
             # Excel leaves out zeros at a number's end: of decimals hardly all have three digits, or none.
             if plain is not None and not decimal_comma and (mark == "," or header.delimiter == ";"):
                 raise _thousands(path, name, marked[0], f"beside {plain}")
-            if mark == "," and not decimal_comma:
-                doubtful = (name, marked[0])
+            # A comma is hardly a decimal point where none has one or four digits; a point is hardly one of
+            # thousands, unless every number has it.
+            every = header.delimiter == ";" and len(marked) == len(texts) > 1
+            if not decimal_comma and (mark == "," or every):
+                doubtful = (name, mark, marked[0])
     if doubtful is not None:
+        name, mark, number = doubtful
         _log.warning(
-            "%s: the comma of %s in %s is read as a decimal point; if it separates thousands, save the "
-            "numbers without",
+            "%s: the %s of %s in %s is read as a decimal point; if it separates thousands, save the numbers "
+            "without",
             path,
-            doubtful[1],
-            doubtful[0],
+            "comma" if mark == "," else "point",
+            number,
+            name,
         )
 
 

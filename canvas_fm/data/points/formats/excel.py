@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from canvas_fm.files.atomic import write_atomic
 
 XLSX = ".xlsx"
 _MOST_ROWS, _MOST_TEXT, _LARGEST = 2**20, 32_767, 2**53  # what a sheet, a cell and Excel's numbers hold
+_FORMULA = re.compile(rb"<(?:\w+:)?f[ >]")
 _LOOK = 20  # rows of a sheet in which its column row is looked for
 
 
@@ -39,8 +41,32 @@ def open_sheet(path: Path) -> Iterator[io.StringIO]:
         )
     finally:
         book.close()
+    _refuse_formulas(path, openpyxl)
     text.seek(0)
     yield text
+
+
+def _refuse_formulas(path: Path, openpyxl: Any) -> None:
+    """Raise CanvasError where a formula was never computed, as programs write it: its cell reads as blank."""
+    with zipfile.ZipFile(path) as archive:
+        sheets = [name for name in archive.namelist() if name.startswith("xl/worksheets/")]
+        if not any(_FORMULA.search(archive.read(name)) for name in sheets):
+            return
+    computed, written = (
+        openpyxl.load_workbook(path, read_only=True, data_only=only) for only in (True, False)
+    )
+    try:
+        pairs = zip(_sheet(path, computed).iter_rows(), _sheet(path, written).iter_rows(), strict=False)
+        for values, formulas in pairs:
+            for value, formula in zip(values, formulas, strict=False):
+                if value.value is None and formula.value is not None:
+                    raise CanvasError(
+                        f"{path}: {formula.coordinate} holds a formula without a value; open it in Excel or "
+                        "LibreOffice, which compute it, and save it"
+                    )
+    finally:
+        computed.close()
+        written.close()
 
 
 def write_xlsx(path: Path, table: Mapping[str, np.ndarray], meta: Mapping[str, str]) -> None:

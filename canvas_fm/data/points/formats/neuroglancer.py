@@ -63,7 +63,7 @@ def read_neuroglancer(path: Path) -> PointTable:
     if not isinstance(layers, list) or not all(isinstance(layer, Mapping) for layer in layers):
         raise CanvasError(f"{path}: 'layers' is no list of layers")
     if not (layers := [layer for layer in layers if "annotations" in layer]):
-        raise CanvasError(f"{path} holds no layer with annotations; expected a Neuroglancer state or layer")
+        raise CanvasError(_no_annotations(path, state.get("layers")))
     parts = [_layer(path, layer, state.get("dimensions")) for layer in layers]
     parts = [part for part in parts if len(part.zyx)] or parts[:1]
     if not len(parts[0].zyx) and any(layer["annotations"] for layer in layers):
@@ -80,6 +80,20 @@ def read_neuroglancer(path: Path) -> PointTable:
     shared = [name for name in parts[0].columns if all(name in part.columns for part in parts)]
     columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in shared}
     return PointTable(np.concatenate([part.zyx for part in parts]), columns, parts[0].meta)
+
+
+def _no_annotations(path: Path, layers: Any) -> str:
+    """What a state without annotations of its own shows instead."""
+    listed = layers if isinstance(layers, list) else []
+    for layer in listed:
+        source = layer.get("source") if isinstance(layer, Mapping) else None
+        address = source.get("url") if isinstance(source, Mapping) else source
+        if isinstance(address, str) and layer.get("type") == "annotation":
+            return (
+                f"{path} holds no annotations of its own, they are at {address}; copy that folder to the "
+                "disk and give it"
+            )
+    return f"{path} holds no layer with annotations; expected a Neuroglancer state or layer"
 
 
 def write_neuroglancer(points: PointTable, path: Path, *, voxel_um: tuple[float, float, float]) -> None:

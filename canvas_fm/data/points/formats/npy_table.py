@@ -42,5 +42,13 @@ def read_npy(path: Path) -> dict[str, np.ndarray]:
     }
 
 
+def is_table(path: Path) -> bool:
+    """Whether an array may be a table, not an image, by its axes; also where it cannot be read."""
+    try:
+        return bool(np.load(path, mmap_mode="r", allow_pickle=False).ndim < 3)
+    except UNREADABLE_NUMPY:
+        return True
+
+
 def _native(values: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(values.astype(values.dtype.newbyteorder("=")))

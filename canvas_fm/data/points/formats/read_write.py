@@ -63,6 +63,7 @@ _HOW = {  # what to do with files that others call points
     ".ods": "save the sheet as .xlsx or CSV",
     ".zip": f"unpack it; {_ROIS}",
     ".roi": _ROIS,
+    ".fcsv": "they are in mm along a patient's axes; write voxels (IJK) as CSV with columns z, y, x",
     ".mat": "write its positions as CSV (writetable), with columns z, y, x",
     ".swc": "a skeleton's nodes are no cells; write positions as CSV with columns z, y, x",
 }
@@ -114,6 +115,10 @@ def read_points(
         check_voxel_um(voxel_um)
     if path.is_dir() and is_store(path):
         raise CanvasError(f"{path} is a Zarr store, where points are expected: a .csv with columns z, y, x")
+    if path.is_dir() and any(path.glob("*.[tT][iI][fF]*")):
+        raise CanvasError(
+            f"{path} is a folder of TIFF planes, where points are expected: a .csv with columns z, y, x"
+        )
     if path.is_dir() and any(path.glob("*.parquet")):
         raise CanvasError(f"{path} is a folder of Parquet files; write them as one")
     if path.is_dir() or path.name == INFO:

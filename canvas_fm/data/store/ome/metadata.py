@@ -192,7 +192,12 @@ def _multiscale(files: Files, ome: dict[str, Any], base: str = "") -> Image:
     path, zarr_format = finest.path, finest.zarr_format
     _check_v2_beside(files, finest)
     for other, coarser, _ in levels[1:]:
-        if scale and coarser and any(a > b * 1.001 for a, b in zip(scale, coarser, strict=True)):
+        if scale and coarser:
+            finer = any(a > b * 1.001 for a, b in zip(scale, coarser, strict=True))
+        else:
+            shapes = (other.metadata["shape"], finest.metadata["shape"])
+            finer = any(a > b for a, b in zip(*shapes, strict=True))
+        if finer:
             raise CanvasError(f"{files}: level {other.path!r} is finer than the first one, {path!r}")
     why = why or why_outer or ("" if scale or outer else "no scale")
     beyond = tuple((other.path, other.zarr_format) for other, _, _ in levels[1:])

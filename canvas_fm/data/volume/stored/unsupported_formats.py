@@ -18,6 +18,7 @@ _IMAGES = (
     ".jp2", ".jpg", ".jpeg", ".png", ".bmp", ".klb", ".mrc", ".dcm", ".dv", ".vms", ".svs", ".zvi", ".xml",
     ".mat", ".npz", ".am",
 )  # fmt: skip
+_DESCRIPTION = 1 << 16  # bytes of an XML in which BigDataViewer names the voxels
 _TILE = re.compile(r"-?\d+_-?\d+")
 _TIFF = (".tif", ".tiff", ".btf", ".tf2", ".tf8")
 
@@ -40,6 +41,11 @@ def refuse_unsupported(path: Path) -> None:
         )
     if path.is_file() and suffix == ".ome":
         raise CanvasError(f"{path} is the metadata of planes beside it; give their folder, {path.parent}")
+    if path.is_file() and suffix == ".xml" and (data := _described_by(path)):
+        raise CanvasError(
+            f"{path} is BigDataViewer's description of an image; give the file or folder with its voxels "
+            f"to canvas-fm convert: {data}"
+        )
     if path.is_file() and suffix in _IMAGES:
         raise CanvasError(
             f"{path} is a {suffix} file, which is not read; save it as TIFF or OME-Zarr (Fiji, napari)"
@@ -48,6 +54,16 @@ def refuse_unsupported(path: Path) -> None:
         held = _held(path)
         if held is not None:
             raise CanvasError(f"{path} is neither a Zarr store nor a folder of TIFF planes: {held}")
+
+
+def _described_by(path: Path) -> str | None:
+    """Name of the voxels that a description of BigDataViewer or BigStitcher stands for, else None."""
+    with path.open("rb") as file:
+        text = file.read(_DESCRIPTION).decode("utf-8", "replace")
+    if "<SpimData" not in text:
+        return None
+    named = re.search(r"<(?:hdf5|n5|zarr)\b[^>]*>([^<]+)<", text)
+    return named[1] if named else "its <ImageLoader> names them"
 
 
 def _held(folder: Path) -> str | None:

@@ -21,14 +21,15 @@ def list_channels(path: Path) -> dict[int, str | None]:
     Raises CanvasError for what is no image.
     """
     try:
-        planes = planes_in(path) if path.is_dir() or in_tar(path) is not None else []
+        is_folder = path.is_dir() or (in_tar(path) is not None and not _is_stack(path))
+        planes = planes_in(path) if is_folder else []
     except OSError as problem:
         raise CanvasError(f"{path} cannot be opened: {problem.strerror}") from problem
     if planes and (whole := stack_of(path, planes)) is not None:
         path = whole
     elif planes:
         return dict(channels_in(path, planes))
-    if is_file(path) and path.suffix.lower() in SUFFIXES:
+    if _is_stack(path):
         several = channels_of_stack(path)
         return dict.fromkeys(range(several)) if several > 1 else {}
     refuse_unsupported(path)
@@ -41,3 +42,7 @@ def list_channels(path: Path) -> dict[int, str | None]:
     several = int(node.metadata["shape"][image.axes.index("c")])
     named = len(image.channels) == several
     return {c: image.channels[c] if named else None for c in range(several)} if several > 1 else {}
+
+
+def _is_stack(path: Path) -> bool:
+    return is_file(path) and path.suffix.lower() in SUFFIXES

@@ -6,12 +6,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PureWindowsPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
 
+from canvas_fm.data.store.tar_index import in_tar, member_of, read_member
 from canvas_fm.data.zyx import ZyxUm
 from canvas_fm.errors import CanvasError
 
@@ -126,14 +127,18 @@ def _name_this_file(
 
 
 def _read_metadata(path: Path, place: Path) -> str | None:
-    if not place.is_file():
+    archive = in_tar(place)
+    if not (place.is_file() if archive is None else archive[1] in archive[0].files):
         raise LostMetadata(
             f"{path} is a part of an OME-TIFF whose metadata are in {place.name}, which is not beside it; "
             "copy it there"
         )
+    member = member_of(place)
     if place.suffix.lower() in (".ome", ".xml"):
-        return place.read_text(encoding="utf-8", errors="replace")
-    with tifffile.TiffFile(place) as other:
+        content = place.read_bytes() if member is None else read_member(member)
+        return content.decode("utf-8", "replace")
+    part: dict[str, Any] = {} if member is None else {"offset": member.offset, "size": member.size}
+    with tifffile.TiffFile(place if member is None else member.archive, **part) as other:
         return other.ome_metadata
 
 

@@ -40,14 +40,14 @@ def use_tiff(
     """Call `use` with the opened file; any decoding error becomes DamagedStore that names the file.
 
     `alone` leaves out what OME metadata say of other files, which tifffile would open all. `parsed` keeps the
-    list of pages for the next call, where the file is one on the disk.
+    list of pages for the next call.
     """
     try:
         member = member_of(path)
         part: dict[str, Any] = {} if member is None else {"offset": member.offset, "size": member.size}
         file = path if member is None else member.archive
-        if parsed is not None and member is None:
-            with parsed.opened(path, alone=alone) as tiff:
+        if parsed is not None:
+            with parsed.opened(file, alone=alone, part=part) as tiff:
                 return use(tiff)
         with tifffile.TiffFile(file, is_ome=False if alone else None, **part) as tiff:
             return use(tiff)
@@ -169,9 +169,25 @@ def layout_of(tiff: tifffile.TiffFile) -> Layout:
         )
     _refuse_other_images(tiff, every)
     _refuse_lost_pages(tiff, series)
+    _refuse_stopped(tiff, shape)
     if len(series) not in (1, math.prod(shape[:-2])):
         raise ValueError(f"it holds {len(series)} planes of {math.prod(shape[:-2])}")
     return Layout(axes, shape, series.dtype)
+
+
+def _refuse_stopped(tiff: tifffile.TiffFile, shape: Sequence[int]) -> None:
+    """Raise CanvasError where ImageJ states channels or times that the pages are no multiple of: tifffile
+    hands over all pages as one axis."""
+    about = (tiff.imagej_metadata or {}) if tiff.is_imagej else {}
+    stated = {axis: int(about.get(axis, 1)) for axis in ("channels", "slices", "frames")}
+    held = math.prod(shape[:-2])
+    if stated["channels"] * stated["frames"] > 1 and math.prod(stated.values()) != held:
+        listing = ", ".join(f"{count} {axis}" for axis, count in stated.items() if count > 1)
+        raise CanvasError(
+            f"{tiff.filename}: its ImageJ metadata state {listing}, and it holds {counted(held, 'plane')}, "
+            "as where an acquisition was stopped; save what is there with its own dimensions (Fiji: Image > "
+            "Hyperstacks), or copy it again"
+        )
 
 
 def _refuse_other_images(tiff: tifffile.TiffFile, every: Sequence[Any]) -> None:
@@ -216,17 +232,29 @@ def _refuse_lost_pages(tiff: tifffile.TiffFile, series: Any) -> None:
 
 
 def warn_inverted(tiff: tifffile.TiffFile) -> None:
-    """Log a warning for a file in which 0 is shown white, as Fiji writes it under an inverting table."""
+    """Log a warning for a file in which 0 is shown white, as Fiji writes it under an inverting table, and for
+    signed values, which ImageJ keeps as unsigned ones."""
     if tiff.pages.first.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
         _log.warning("%s shows 0 as white; its values are read as they are", tiff.filename)
+    about = tiff.imagej_metadata or {}
+    if tiff.is_imagej and (about.get("c0"), about.get("c1")) == (-32768, 1):
+        _log.warning(
+            "%s holds signed values, which ImageJ keeps 32768 higher than it shows them; they are read as "
+            "they are kept: save it as 32-bit to keep the sign",
+            tiff.filename,
+        )
 
 
 def _refuse_cut(tiff: tifffile.TiffFile) -> None:
-    """Raise ValueError where the file ends before its list of pages: tifffile leaves the rest out."""
+    """Raise ValueError where the file ends before its list of pages, or before the planes that ImageJ writes
+    behind a single page: tifffile leaves the rest out."""
     place = tiff.pages.next_page_offset
-    if place is None:
-        return
-    tiff.filehandle.seek(place)
-    link = tiff.filehandle.read(tiff.tiff.offsetsize)
-    if len(link) < tiff.tiff.offsetsize or any(link):
-        raise ValueError(f"it is cut short after {counted(len(tiff.pages), 'page')}")
+    if place is not None:
+        tiff.filehandle.seek(place)
+        link = tiff.filehandle.read(tiff.tiff.offsetsize)
+        if len(link) < tiff.tiff.offsetsize or any(link):
+            raise ValueError(f"it is cut short after {counted(len(tiff.pages), 'page')}")
+    if tiff.is_imagej and len(tiff.pages) == 1:
+        page, planes = tiff.pages.first, int((tiff.imagej_metadata or {}).get("images", 1))
+        if planes > 1 and tiff.filehandle.size < page.dataoffsets[0] + planes * page.nbytes:
+            raise ValueError(f"it is cut short: it states {counted(planes, 'plane')}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import tifffile
 
@@ -21,17 +22,20 @@ class ParsedFiles:
         self._local = threading.local()
 
     @contextmanager
-    def opened(self, path: Path, *, alone: bool) -> Iterator[tifffile.TiffFile]:
-        """Context manager: a file on the disk; `alone` leaves out other files that OME metadata name."""
-        status = path.stat()
-        stamp = path, alone, status.st_ino, status.st_size, status.st_mtime_ns
+    def opened(
+        self, path: Path, *, alone: bool, part: Mapping[str, Any] | None = None
+    ) -> Iterator[tifffile.TiffFile]:
+        """Context manager: a file on the disk, or `part` of one (`offset` and `size`); `alone` leaves out
+        other files that OME metadata name."""
+        status, part = path.stat(), dict(part or {})
+        stamp = path, alone, status.st_ino, status.st_size, status.st_mtime_ns, *part.values()
         kept = getattr(self._local, "kept", None)
         self._local.kept = None
         if kept is not None and kept[0] == stamp:
             tiff = kept[1]
             tiff.filehandle.open()
         else:
-            tiff = tifffile.TiffFile(path, is_ome=False if alone else None)
+            tiff = tifffile.TiffFile(path, is_ome=False if alone else None, **part)
         try:
             yield tiff
         finally:

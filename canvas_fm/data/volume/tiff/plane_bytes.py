@@ -16,11 +16,13 @@ from canvas_fm.files.checksum import Digest
 
 
 class PlaneBytes(NamedTuple):
-    """A file that holds one plane as it is in memory: row after row, in this machine's byte order."""
+    """A file that holds one plane as it is in memory: row after row, `swapped` in the other byte order than
+    this machine's."""
 
     file: Path
     offset: int
     shape_yx: tuple[int, int]
+    swapped: bool = False
 
     def read_rows(self, rows: Num[np.ndarray, "y x"], first: int, digest: Digest | None = None) -> None:
         """Fill an array with the rows from `first` on; DamagedStore where the file ends before.
@@ -37,11 +39,12 @@ class PlaneBytes(NamedTuple):
                     digest.update(_exactly(file, memoryview(bytearray(self.offset))))
                 file.seek(self.offset + first * row_bytes)
                 _exactly(file, into)
-                if digest is None:
-                    return
-                digest.update(into)
-                if first + len(rows) == self.shape_yx[0]:
-                    digest.update(file.readall())
+                if digest is not None:
+                    digest.update(into)
+                    if first + len(rows) == self.shape_yx[0]:
+                        digest.update(file.readall())
+                if self.swapped:
+                    rows.byteswap(inplace=True)
         except (OSError, EOFError) as problem:
             cause = f"changed or could not be read while it was converted ({problem})"
             raise DamagedStore(
@@ -50,17 +53,17 @@ class PlaneBytes(NamedTuple):
 
 
 def plane_bytes(file: Path, shape_yx: tuple[int, int], dtype: np.dtype) -> PlaneBytes | None:
-    """The bytes of a plane in a file of its own; None where it is compressed, of another shape or type, in
-    the other byte order or cut short."""
+    """The bytes of a plane in a file of its own; None where it is compressed, of another shape or type, or
+    cut short."""
 
     def about(tiff: tifffile.TiffFile) -> PlaneBytes | None:
         page, size = tiff.pages.first, tiff.filehandle.size
         native = page.bitspersample == 8 or (tiff.byteorder == "<") == (sys.byteorder == "little")
         alike = (page.shape, page.dtype) == (shape_yx, dtype)
-        if not (alike and native and page.is_final and count_planes(tiff) == 1):
+        if not (alike and page.is_final and count_planes(tiff) == 1):
             return None
         whole = sum(page.databytecounts) == page.nbytes and page.dataoffsets[0] + page.nbytes <= size
-        return PlaneBytes(file, page.dataoffsets[0], shape_yx) if whole else None
+        return PlaneBytes(file, page.dataoffsets[0], shape_yx, not native) if whole else None
 
     try:
         return use_tiff(file, about, alone=True)

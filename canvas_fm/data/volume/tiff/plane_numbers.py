@@ -33,7 +33,9 @@ _SEVERAL = {
         re.IGNORECASE,
     ),
     "positions": re.compile(
-        r"(?<![a-z])pos(?:ition)?[ _]?(\d+)|(?<![a-z])(?:series|xy\d*_|s)(\d+)(?=_)", re.IGNORECASE
+        r"(?<![a-z])pos(?:ition)?[ _]?(\d+)|(?<![a-z])(?:series|xy\d*_|s)(\d+)(?=_)"
+        r"|(?<=\d)f(\d+)(?=[pl]\0?\d*)",  # fields of Opera (r01c01f01p01) and Yokogawa (T0001F001L01)
+        re.IGNORECASE,
     ),
     "views": re.compile(
         r"(?<![a-z])(?:view|angle|ang)[-_ ]?(\d+)|(?<![a-z])(?:left|right)(\d+)", re.IGNORECASE

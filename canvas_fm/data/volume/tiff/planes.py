@@ -16,7 +16,7 @@ from canvas_fm.data.volume.tiff.pages import count_planes, page_of, use_tiff
 from canvas_fm.data.volume.tiff.parsed_files import ParsedFiles
 from canvas_fm.data.volume.tiff.plane_bytes import PlaneBytes, plane_bytes
 from canvas_fm.data.volume.tiff.stack import Stack, find_stack
-from canvas_fm.errors import CanvasError, DamagedStore
+from canvas_fm.errors import CanvasError, DamagedStore, counted
 
 _log = logging.getLogger(__name__)
 
@@ -117,8 +117,9 @@ class Planes:
         ):
             first = next(plane_ref.file for plane_ref in self._planes if plane_ref.file is not None)
             raise CanvasError(
-                f"{file} holds {n_planes} planes of shape {plane.shape}, {plane.dtype}; the first plane, "
-                f"{first.name}, has shape {shape_yx}, {dtype}: copy it again, or move away what is no plane"
+                f"{file} holds {counted(n_planes, 'plane')} of shape {plane.shape}, {plane.dtype}; the first "
+                f"plane, {first.name}, has shape {shape_yx}, {dtype}: copy it again, or move away what is no "
+                "plane"
             )
         return plane
 

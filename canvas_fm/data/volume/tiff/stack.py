@@ -86,7 +86,10 @@ def planes_in(folder: Path) -> list[Path]:
 def _planes_in_tar(path: Path, index: TarIndex, folder: str) -> list[Path]:
     """The planes of a folder in an archive; of the only one that holds planes, where none is named."""
     by_folder: dict[str, list[Path]] = {}
-    for name in index.below(folder):
+    inside = index.below(folder)
+    if folder and not inside:
+        raise CanvasError(f"{index.archive} holds nothing called {folder!r}")
+    for name in inside:
         if name.suffix.lower() in SUFFIXES and not name.name.startswith("."):
             by_folder.setdefault(str(name.parent), []).append(path / name)
     if "." in by_folder:
@@ -140,7 +143,7 @@ def _split(path: Path, split: OmePixels, t: int | None, c: int | None, voxel_um:
     for z, plane in enumerate(planes):
         if plane.file is None:
             raise CanvasError(f"{path}: its OME metadata name no file for plane {z}")
-        if not plane.file.is_file():
+        if not is_file(plane.file):
             raise CanvasError(f"{path}: {plane.file.name}, the file of plane {z}, is missing; copy it again")
     page = use_tiff(path, lambda tiff: (tiff.pages.first.shape, tiff.pages.first.dtype), alone=True)
     if len(page[0]) != 2 or page[1] is None:
@@ -200,7 +203,11 @@ def _folder(
     folder: Path, files: list[Path], t: int | None, c: int | None, *, skip: bool, fill_gaps: bool
 ) -> Stack:
     """Planes of a folder with one in each file, by rising z."""
-    ordered = order_planes(folder, files, c, fill_gaps=fill_gaps)  # which refuses names of several times
+    try:
+        ordered = order_planes(folder, files, c, fill_gaps=fill_gaps)  # which refuses names of several times
+    except CanvasError as problem:
+        held = _planes_held(min(files))
+        raise (_several_in(min(files), held, len(files)) if held > 1 else problem) from None
     if t:
         raise CanvasError(f"{folder} has no axis t; there is no t={t}")
     readable = [file for file in ordered.files if file is not None]
@@ -209,14 +216,26 @@ def _folder(
         if len(shape) == 3 and n_planes == 1:
             axes = "SYX" if shape[0] < shape[2] else "YXS"
             raise samples_refusal(readable[0], axes, shape)
-        raise CanvasError(
-            f"{readable[0]} holds {n_planes} planes; in a folder each file holds one: give one file of the "
-            f"{len(readable)}, or write all planes as one stack"
-        )
+        raise _several_in(readable[0], n_planes, len(readable))
     check_order(folder, readable, planes_in(folder), fill_gaps=fill_gaps)
     _log.info("%s: plane 0 is %s", folder, ordered.first)
     planes = [Plane(file, 0) for file in ordered.files]
     return Stack(planes, 1, True, (shape[0], shape[1]), dtype, voxel_um)
+
+
+def _several_in(file: Path, n_planes: int, n_files: int) -> CanvasError:
+    return CanvasError(
+        f"{file} holds {counted(n_planes, 'plane')}; in a folder each file holds one: give one file of the "
+        f"{n_files}, or write all planes as one stack"
+    )
+
+
+def _planes_held(file: Path) -> int:
+    """Planes of a file of a folder whose names say no order; 0 where it cannot be read."""
+    try:
+        return use_tiff(file, count_planes, alone=True)
+    except CanvasError:
+        return 0
 
 
 def _first_readable(

@@ -73,3 +73,19 @@ def test_row_names_without_a_column_name_are_said_to_be_these(tmp_path, name, te
 def test_a_table_without_names_is_said_to_have_none(tmp_path, text):
     with pytest.raises(CanvasError, match="numbers where the names of columns are expected"):
         read(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("z;y;x\n1.234;2.345;3.456\n4.567;5.678;6.789\n", True),
+        ("z;y;x\n1.234;2.345;3.45\n4.567;5.67;6.7\n", True),
+        ("z;y;x\n1.234;2.3;3.4\n0.567;5.6;6.7\n", False),
+        ("z,y,x\n1.234,2.345,3.456\n4.567,5.678,6.789\n", False),
+    ],
+)
+def test_three_digits_after_every_point_are_said(tmp_path, caplog, text, said):
+    """German Excel writes 1.234 for 1234, with semicolons; nothing else tells it from a decimal."""
+    (tmp_path / "a.csv").write_text(text)
+    assert Points.read(tmp_path / "a.csv").zyx[0, 0] == 1.234
+    assert ("is read as a decimal point; if it separates thousands" in caplog.text) == said

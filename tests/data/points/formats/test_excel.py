@@ -84,3 +84,12 @@ def test_without_openpyxl_the_extra_is_named(tmp_path, monkeypatch):
     for act in (Points.read, Points(np.zeros((1, 3))).write):
         with pytest.raises(MissingExtra, match=r"canvas-fm\[excel\]"):
             act(tmp_path / "c.xlsx")
+
+
+def test_a_formula_that_nobody_computed_is_no_blank(tmp_path):
+    """openpyxl writes formulas without values; rows of them would be left out, labels be unlabelled."""
+    for column, value in (("z", "=1+1"), ("label", "=1")):
+        row = {"z": 1, "y": 2, "x": 3, "label": 1} | {column: value}
+        path = book(tmp_path / f"{column}.xlsx", s=[list(row), list(row.values())])
+        with pytest.raises(CanvasError, match=r"[AD]2 holds a formula without a value; open it in Excel"):
+            Points.read(path)

@@ -75,3 +75,10 @@ def test_a_link_called_a_table_is_named_as_one(tmp_path):
     (tmp_path / "a.txt").write_text(LINK + quote(json.dumps(STATE)))
     with pytest.raises(CanvasError, match=r"is no text, it is a link; call one of Neuroglancer .* \.json"):
         Points.read(tmp_path / "a.txt")
+
+
+def test_annotations_that_lie_elsewhere_are_said_to(tmp_path):
+    layer = {"type": "annotation", "name": "cells", "source": {"url": "precomputed://gs://bucket/cells"}}
+    (tmp_path / "a.json").write_text(json.dumps({"layers": [layer]}))
+    with pytest.raises(CanvasError, match=r"they are at precomputed://gs://bucket/cells; copy that folder"):
+        Points.read(tmp_path / "a.json")

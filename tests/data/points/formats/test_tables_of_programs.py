@@ -103,3 +103,52 @@ def test_a_quote_that_is_never_closed_swallows_no_rows(tmp_path):
 def test_a_suffix_in_any_case(tmp_path):
     (tmp_path / "A.Csv.Gz").write_text("z,y,x\n1,2,3\n")
     assert Points.read(tmp_path / "A.Csv.Gz").zyx.tolist() == [[1, 2, 3]]
+
+
+INVISIBLE = ["\ufeff\ufeffz,y,x", "z,\ufeffy,x", "\u00a0z,y\u200b,x\u2060"]
+
+
+@pytest.mark.parametrize("header", INVISIBLE)
+def test_characters_that_nobody_sees_are_no_part_of_a_name(tmp_path, header):
+    (tmp_path / "a.csv").write_text(f"{header}\n1,2,3\n", encoding="utf-8")
+    assert Points.read(tmp_path / "a.csv").zyx.tolist() == [[1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("Position.Z,Position.Y,Position.X,Unit", [0.5, 1.5, 2.5]),  # Imaris through R
+        ("z..µm.,y..µm.,x..µm.,n", [1, 2, 3]),
+        ("Z/µm,Y/µm,X/µm,n", [1, 2, 3]),
+        ("z in um,y in um,x in um,n", [1, 2, 3]),
+    ],
+)
+def test_units_in_names_as_r_and_people_write_them(tmp_path, header, expected):
+    (tmp_path / "a.csv").write_text(f"{header}\n4,4,6,um\n", encoding="utf-8")
+    assert Points.read(tmp_path / "a.csv", voxel_um=(4, 2, 2)).zyx.tolist() == [expected]
+
+
+def test_imaris_without_a_unit_says_so(tmp_path):
+    (tmp_path / "a.csv").write_text("Position X,Position Y,Position Z,Unit\n6,4,4,\n")
+    with pytest.raises(CanvasError, match="does not say the unit of Position Z"):
+        Points.read(tmp_path / "a.csv", voxel_um=(4, 2, 2))
+    (tmp_path / "a.csv").write_text("Position X,Position Y,Position Z,Unit\n6,4,4,um\n6,4,4,\n")
+    with pytest.raises(CanvasError, match="has positions in no unit, um; expected one unit"):
+        Points.read(tmp_path / "a.csv", voxel_um=(4, 2, 2))
+
+
+@pytest.mark.parametrize("name", ["a.fcsv", "a.csv"])
+def test_markups_of_3d_slicer_are_no_voxels(tmp_path, name):
+    """Their x, y and z are mm along a patient's axes."""
+    about = (
+        "# Markups fiducial file version = 4.11\n# CoordinateSystem = LPS\n# columns = id,x,y,z,ow,label\n"
+    )
+    (tmp_path / name).write_text(about + "1,3.0,2.0,1.0,0,F-1\n")
+    with pytest.raises(CanvasError, match=r"in mm along a patient's axes; write .*voxels \(IJK\)"):
+        Points.read(tmp_path / name)
+
+
+def test_centers_of_cellprofilers_measured_shapes(tmp_path):
+    names = "ObjectNumber,AreaShape_Center_X,AreaShape_Center_Y,AreaShape_Center_Z"
+    (tmp_path / "a.csv").write_text(f"{names}\n1,3,2,1\n")
+    assert Points.read(tmp_path / "a.csv").zyx.tolist() == [[1, 2, 3]]

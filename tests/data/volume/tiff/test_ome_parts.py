@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tarfile
+
 import numpy as np
 import pytest
 import tifffile
@@ -195,3 +197,21 @@ def test_strips_that_were_never_written_are_damage(tmp_path):
         np.asarray(Volume.open(tmp_path / "a.tif", voxel_um=(4, 2, 2)))
     skipped = Volume.open(tmp_path / "a.tif", voxel_um=(4, 2, 2), on_bad_chunk="skip")
     np.testing.assert_array_equal(np.asarray(skipped)[2:4], [VOXELS[2], 0 * VOXELS[3]])
+
+
+@pytest.mark.parametrize("name", ["p0.ome.tif", "s.companion.ome"])
+def test_parts_in_a_tar_are_those_of_a_folder(tmp_path, name):
+    blocks = [block(z, z % 3, f"p{z // 3}.ome.tif") for z in range(6)]
+    for part in range(2):
+        text = ome(blocks) if f"p{part}.ome.tif" == name else binary_only(name)
+        write(tmp_path / f"p{part}.ome.tif", VOXELS[3 * part :][:3], text)
+    (tmp_path / "s.companion.ome").write_text(ome(blocks))
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for file in ("p0.ome.tif", "p1.ome.tif", "s.companion.ome"):
+            archive.add(tmp_path / file, file)
+    for path in (tmp_path / "a.tar", tmp_path / "a.tar/p1.ome.tif"):
+        same(path)
+        assert Volume.open(path).voxel_um == (4, 2, 2)
+        assert list_channels(path) == {}
+    with pytest.raises(CanvasError, match=r"a\.tar holds nothing called 'p2\.ome\.tif'"):
+        list_channels(tmp_path / "a.tar/p2.ome.tif")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -16,10 +17,10 @@ VOXELS = (np.arange(1, 1 + 40 * 20 * 30) % 65_521).astype(np.uint16).reshape(40,
 UM = (4.0, 2.0, 2.0)
 
 
-@pytest.fixture(params=["pages", "ome", "compressed"])
+@pytest.fixture(params=["pages", "ome", "compressed", "tar"])
 def stack(tmp_path, request):
     """A stack of forty pages, each with an entry of its own in the file."""
-    path = tmp_path / ("a.ome.tif" if request.param == "ome" else "a.tif")
+    path = tmp_path / {"ome": "a.ome.tif", "tar": "a.tar"}.get(request.param, "a.tif")
     write(path, VOXELS, "zlib" if request.param == "compressed" else None)
     return path
 
@@ -28,6 +29,11 @@ def write(path, voxels, compression):
     if path.name.endswith(".ome.tif"):
         how = {"photometric": "minisblack", "metadata": {"axes": "ZYX"}, "compression": compression}
         tifffile.imwrite(path, voxels, **how)
+        return
+    if path.suffix == ".tar":
+        write(path.with_suffix(".tif"), voxels, compression)
+        with tarfile.open(path, "w") as archive:
+            archive.add(path.with_suffix(".tif"), "a.tif")
         return
     with tifffile.TiffWriter(path, bigtiff=True) as writer:
         for plane in voxels:
@@ -81,5 +87,5 @@ def test_a_file_that_changed_is_listed_again(stack, parsed):
     np.testing.assert_array_equal(volume.read((3, 0, 0), (1, 20, 30))[0], VOXELS[3] + 7)
     assert len(parsed) == 1
     stack.write_bytes(stack.read_bytes()[:2000])
-    with pytest.raises(DamagedStore, match="cannot be decoded"):
+    with pytest.raises(DamagedStore, match=r"cannot be decoded|is cut off"):
         volume.read((30, 0, 0), (1, 20, 30))

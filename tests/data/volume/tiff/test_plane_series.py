@@ -133,6 +133,8 @@ def test_steps_of_one_and_a_half_that_were_rounded_are_no_gap():
         ("b_UltraII[{:02d} x 00]_C00_xyz-Table Z{:04d}.ome.tif", "2 tiles"),
         ("img_channel000_position{:03d}_time000000000_z{:03d}.tif", "2 positions"),
         ("img_channel000_position000_time{:09d}_z{:03d}.tif", "2 time points"),
+        ("r01c01f{:02d}p{:02d}-ch1sk1fk1fl1.tiff", "2 positions"),
+        ("Plate_A01_T0001F{:03d}L01A01Z{:02d}C01.tif", "2 positions"),
     ],
 )
 def test_tiles_positions_and_times_are_no_channels(pattern, what):

@@ -183,3 +183,10 @@ def test_real_planes(real_data):
     plane = tifffile.imread(real_data / "cellfinder_s2p/ch0/ch0_0011.tif")
     np.testing.assert_array_equal(volume.read((3, 100, 200), (1, 50, 60))[0], plane[100:150, 200:260])
     assert volume.window.low < volume.window.high
+
+
+def test_several_stacks_in_a_folder_are_said_as_that(tmp_path):
+    """As NDTiff and ImageJ leave them: their names say no order of planes."""
+    write_folder(tmp_path / "a", ["b.tif", "b_1.tif"], VOXELS.reshape(2, 6, 20, 30), photometric="minisblack")
+    with pytest.raises(CanvasError, match=r"b\.tif holds 6 planes; in a folder each file holds one"):
+        open_planes(tmp_path / "a")

@@ -11,6 +11,7 @@ from xml.sax.saxutils import escape
 from canvas_fm.errors import CanvasError
 
 _CHUNK = 1 << 20
+_BIG_DATA_VIEWER = "; BigDataViewer's description of an image: canvas-fm convert takes the voxels it names"
 
 
 def root_of(path: Path) -> str:
@@ -41,7 +42,10 @@ def parse(
     def begin(name: str, attributes: Mapping[str, str]) -> None:
         nonlocal seen_root
         if not seen_root and name != root:
-            raise CanvasError(f"{path} is not {kind}: its root is <{escape(name)}>, expected <{root}>")
+            raise CanvasError(
+                f"{path} is not {kind}: its root is <{escape(name)}>, expected <{root}>"
+                + (_BIG_DATA_VIEWER if name == "SpimData" else "")
+            )
         seen_root = True
         start(name, attributes)
 
