@@ -68,6 +68,7 @@ def test_search_by_example_is_by_the_encoder_that_ships_as_default(microglia):
     assert f"<code>{DEFAULT_ENCODER}</code>" in counting_sections([microglia])
     index = cf.Index.open(microglia.score_png.parent / "cells.index")
     assert index.encoder_sha256 == cf.load(DEFAULT_ENCODER).sha256
+    assert f"canvas-fm search cells.index --ids {microglia.query} -k {HITS}" in counting_sections([microglia])
 
 
 def test_values_are_escaped(microglia):

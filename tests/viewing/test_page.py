@@ -64,7 +64,7 @@ def page(tmp_path) -> DemoPage:
         trained_on_it=("detector-cfos",),
         true_cells=223, detected=F1(0.5, 0.4, 0.6, 100, 20, 123), refined=F1(0.6, 0.5, 0.7, 110, 10, 113),
         count_of="all cells", expected_cells=120.0, interval_90=(90.0, 150.0),
-        score_png=tmp_path / "figure.png", hits_png=tmp_path / "figure.png", hits_are_cells=7,
+        score_png=tmp_path / "figure.png", hits_png=tmp_path / "figure.png", query=3, hits_are_cells=7,
     )  # fmt: skip
     return DemoPage(
         counts=[count],

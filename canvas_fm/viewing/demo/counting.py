@@ -68,6 +68,7 @@ class SampleCount:
     interval_90: tuple[float, float]
     score_png: Path
     hits_png: Path
+    query: int  # row and id of the cell that is searched by
     hits_are_cells: int  # of the shown nearest neighbours, those that are true cells
 
 
@@ -125,6 +126,7 @@ def count_sample(name: str, out: Path, *, device: str = "auto") -> SampleCount:
         interval_90=(cells.count.low, cells.count.high),
         score_png=out / "score.png",
         hits_png=out / "hits.png",
+        query=query,
         hits_are_cells=int(positive[rows].sum()),
     )
 

@@ -42,6 +42,10 @@ def _fields(count: SampleCount) -> dict[str, Any]:
                 f"canvas-fm detect {count.detector} sample:{count.name} --out cells.csv",
                 f"canvas-fm refine apply {count.refiner} sample:{count.name} cells.csv --out refined.csv",
                 f"canvas-fm evaluate refined.csv sample:{count.name} --tolerance-um {count.tolerance_um:g}",
+                f"canvas-fm embed {count.encoder} sample:{count.name} --points refined.csv --out "
+                "cells.emb.zarr",
+                "canvas-fm index cells.emb.zarr --out cells.index",
+                f"canvas-fm search cells.index --ids {count.query} -k {HITS}",
             )
         ),
     }
