@@ -98,6 +98,20 @@ def test_report_table_and_figure_tell_the_same(tmp_path):
     assert (tmp_path / "domains.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_domains_of_a_few_cells_are_left_out_of_a_summary_of_their_own():
+    """A phantom without a cell has F1 0 whatever is found, and is the whole worst decile."""
+    rows = [score(f"phantom {n}", 0.8, "p", cells=20) for n in range(9)]
+    rows += [score("phantom 9", 0.0, "p", cells=0), score("695", 0.7, cells=443)]
+    report = domains_report({"new": rows}, {})
+    method = report["methods"]["new"]
+    assert method["groups"]["p"]["worst_decile"] == 0.0
+    assert method["groups_of_20_cells"]["p"]["worst_decile"] == pytest.approx(0.8)
+    assert method["groups_of_20_cells"]["p"]["domains"] == 9
+    table = domains_table(report)
+    assert "| p of 20 cells and more (9), worst decile | 0.800 [0.800, 0.800] |" in table
+    assert "a of 20 cells" not in table  # no domain is left out there
+
+
 def test_a_spread_of_scores_moves_the_threshold_away_from_a_steep_side():
     """A peak next to a fall loses to lower F1 farther off: brains to come lie on both sides."""
     f1 = np.where(THRESHOLDS < 0.502, 0.6 + 0.6 * THRESHOLDS, 0.2)
