@@ -7,8 +7,11 @@ and torch._dynamo, three CPU seconds that a short command would wait for.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from jaxtyping import Float
+from einops import rearrange
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,29 +29,39 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        b, n, d = x.shape
+        return self.attend(self.qkv(x))
+
+    def attend(self, qkv: Float[Tensor, "b n three_d"]) -> Float[Tensor, "b n d"]:
+        """Projected heads of tokens whose queries, keys and values are side by side."""
+        b, n, _ = qkv.shape
         query, key, value = (
-            self.qkv(x).reshape(b, n, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+            qkv.reshape(b, n, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
         )
-        attend = _attend if _trains_in_bf16(query) else F.scaled_dot_product_attention
-        heads = attend(query, key, value)
-        projected: Tensor = self.proj(heads.transpose(1, 2).reshape(b, n, d))
+        projected: Tensor = self.proj(_attend(query, key, value).transpose(1, 2).reshape(b, n, -1))
         return projected
 
 
-def _trains_in_bf16(query: Float[Tensor, "b h n e"]) -> bool:
-    """Whether torch's attention would take its slow gradient: in bf16 on a CPU, 5 to 10 times `_attend`'s."""
+def _attend(
+    query: Float[Tensor, "b h q e"], key: Float[Tensor, "b h n e"], value: Float[Tensor, "b h n e"]
+) -> Float[Tensor, "b h q e"]:
+    """Scaled dot-product attention, in the form whose gradient is faster."""
+    attend = _in_three_products if _trains_in_bf16(query, key) else F.scaled_dot_product_attention
+    return attend(query, key, value)
+
+
+def _trains_in_bf16(query: Float[Tensor, "b h q e"], key: Float[Tensor, "b h n e"]) -> bool:
+    """Whether torch's attention would take its slow gradient: in bf16 on a CPU, 5 to 10 times as long."""
     return (
         query.requires_grad
         and query.dtype == torch.bfloat16
         and query.device.type == "cpu"
-        and query.shape[-2] <= _EXPLICIT
+        and key.shape[-2] <= _EXPLICIT
     )
 
 
-def _attend(
-    query: Float[Tensor, "b h n e"], key: Float[Tensor, "b h n e"], value: Float[Tensor, "b h n e"]
-) -> Float[Tensor, "b h n e"]:
+def _in_three_products(
+    query: Float[Tensor, "b h q e"], key: Float[Tensor, "b h n e"], value: Float[Tensor, "b h n e"]
+) -> Float[Tensor, "b h q e"]:
     """Scaled dot-product attention in three products, with its weights in memory."""
     weights = (query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)).softmax(dim=-1)
     return weights @ value
@@ -82,3 +95,35 @@ class Block(nn.Module):
         x = x + self.attn(self.norm1(x))
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
+
+
+def some_tokens(
+    block: Any, x: Float[Tensor, "b s d"], tokens: Int[Tensor, " n"] | slice
+) -> Float[Tensor, "b n d"]:
+    """Output of a block for some tokens, which attend to all; only they pass through the MLP."""
+    attention = block.attn
+    normed, residual = block.norm1(x), x[:, tokens]
+    dim = residual.shape[-1]
+    weight, bias = attention.qkv.weight, attention.qkv.bias
+    query = F.linear(normed[:, tokens], weight[:dim], bias[:dim])
+    both = F.linear(normed, weight[dim:], bias[dim:])
+    heads = attention.num_heads
+    q = rearrange(query, "b n (h c) -> b h n c", h=heads)
+    k, v = rearrange(both, "b s (two h c) -> two b h s c", two=2, h=heads)
+    met = rearrange(_attend(q, k, v), "b h n c -> b n (h c)")
+    residual = residual + attention.proj(met)
+    out: Tensor = residual + block.mlp(block.norm2(residual))
+    return out
+
+
+def repeated_tokens(
+    block: Any, rows: Float[Tensor, "r d"], index: Int[Tensor, "b n"]
+) -> Float[Tensor, "b n d"]:
+    """Output of a block for tokens that are rows of a table, many of them in several crops.
+
+    Norm, queries, keys and values are worked out once a row.
+    """
+    qkv = block.attn.qkv(block.norm1(rows))
+    x = F.embedding(index, rows) + block.attn.attend(F.embedding(index, qkv))
+    out: Tensor = x + block.mlp(block.norm2(x))
+    return out

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from canvas_fm.models.encoder.mae import Decoder, content_aware_loss, loss_target
+from canvas_fm.models.encoder.mae import Decoder, content_aware_loss, loss_target, masked_tokens
 from canvas_fm.models.encoder.vit import ViTEncoder, patchify, scale_of, take_tokens
 from canvas_fm.models.folder.network_config import DecoderConfig, EncoderConfig, ProjectorConfig
 
@@ -47,8 +47,9 @@ class JointEmbedder(nn.Module):
         config = self.encoder.config
         patches = patchify(crops, config.patch_zyx)
         scale = scale_of(take_tokens(patches, visible), config.intensity)
-        predicted = self.decoder.voxels(self.decoder(tokens, visible), scale)
-        target = loss_target(patches, visible, config.intensity)
+        masked = masked_tokens(visible, config.tokens)
+        predicted = self.decoder.voxels(self.decoder.masked(tokens, visible, masked), scale)
+        target = loss_target(patches, visible, config.intensity).at(masked)
         summed, count = content_aware_loss(predicted, target, gamma=0.0, mean_variance=1.0)
         return summed / count
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from itertools import islice
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from canvas_fm.models.encoder.block import Block
+from canvas_fm.models.encoder.block import Block, some_tokens
 from canvas_fm.models.encoder.descriptors import Descriptors
 from canvas_fm.models.folder.network_config import EncoderConfig, Intensity, Pool
 
@@ -190,7 +189,7 @@ class ViTEncoder(nn.Module):
         if pool not in ("cls", "centre") or last == block:
             return self.pooled(self.norm(self._through(tokens, block, last)), pool)
         token_index = 1 + self.centre_tokens if pool == "centre" else torch.zeros_like(self.centre_tokens[:1])
-        x = _some_tokens(self.blocks[last - 1], self._through(tokens, block, last - 1), token_index)
+        x = some_tokens(self.blocks[last - 1], self._through(tokens, block, last - 1), token_index)
         return self.norm(x).mean(dim=1)
 
     def forward(
@@ -260,24 +259,6 @@ class ViTEncoder(nn.Module):
         if pool == "grid":
             return (config.dim, *config.grid_zyx)
         return (config.tokens, config.dim) if pool == "tokens" else (config.embedding_dim,)
-
-
-def _some_tokens(
-    block: Any, x: Float[Tensor, "b s d"], token_index: Int[Tensor, " n"]
-) -> Float[Tensor, "b n d"]:
-    """Output of a block for some tokens, which attend to all; only they pass through the MLP."""
-    attention = block.attn
-    normed, residual = block.norm1(x), x[:, token_index]
-    dim = residual.shape[-1]
-    weight, bias = attention.qkv.weight, attention.qkv.bias
-    query = F.linear(normed[:, token_index], weight[:dim], bias[:dim])
-    both = F.linear(normed, weight[dim:], bias[dim:])
-    heads = attention.num_heads
-    q = rearrange(query, "b n (h c) -> b h n c", h=heads)
-    k, v = rearrange(both, "b s (two h c) -> two b h s c", two=2, h=heads)
-    met = rearrange(F.scaled_dot_product_attention(q, k, v), "b h n c -> b n (h c)")
-    residual = residual + attention.proj(met)
-    return residual + block.mlp(block.norm2(residual))
 
 
 def _centre_tokens(grid_zyx: tuple[int, int, int]) -> Int[Tensor, " centre"]:

@@ -15,8 +15,10 @@ from canvas_fm.models.encoder.mae import (
     content_weights,
     loss_target,
     masked_count,
+    masked_tokens,
     random_mask,
 )
+from canvas_fm.models.encoder.vit import take_tokens
 from canvas_fm.training.mae.augment import augment, draw
 from canvas_fm.training.mae.self_distillation import Student, Teacher, distillation_loss
 from canvas_fm.training.recipe.recipe import Recipe
@@ -58,10 +60,12 @@ class MaeStep(OptimizerState):
         over the same patches, is added to the first with its weight.
         """
         crops, visible = self._draw(*batch)
+        masked = masked_tokens(visible, self.recipe.model.encoder.tokens)
         loss = self.recipe.loss
         channels = self.recipe.model.encoder.channels
         target = loss_target(self.mae.target(crops), visible, loss.error, channels)
         mean_variance = self._mean_variance(target)
+        target = target.at(masked)
         weights = content_weights(target, alpha=loss.alpha, gamma=loss.gamma, mean_variance=mean_variance)
         total = self.ranks.sum(weights.sum())
 
@@ -70,7 +74,7 @@ class MaeStep(OptimizerState):
         for start in range(0, len(crops), size):
             rows = slice(start, start + size)
             with self._autocast():
-                reconstruction = self.mae(crops[rows], visible=visible[rows])
+                reconstruction = self.mae.masked_patches(crops[rows], visible[rows], masked[rows])
             summed, _ = content_aware_loss(
                 reconstruction.patches,
                 target.rows(rows),
@@ -81,7 +85,7 @@ class MaeStep(OptimizerState):
             share = summed / total
             losses[0] += share.detach()
             if self.teacher is not None:
-                distillation = self._distillation(self.teacher, crops[rows], reconstruction)
+                distillation = self._distillation(self.teacher, crops[rows], masked[rows], reconstruction)
                 losses[1] += distillation.detach()
                 share = share + self.teacher.weight * distillation
             share.backward()
@@ -102,11 +106,14 @@ class MaeStep(OptimizerState):
         if self.teacher is not None:
             self.teacher.load_state(state["teacher"])
 
-    def _distillation(self, teacher: Teacher, crops: Tensor, reconstruction: Reconstruction) -> Tensor:
+    def _distillation(
+        self, teacher: Teacher, crops: Tensor, masked: Tensor, reconstruction: Reconstruction
+    ) -> Tensor:
         """This rank's share of the mean distillation loss over the batch's masked patches."""
         assert isinstance(self.module, Student)
         with self._autocast():
-            summed = distillation_loss(self.module.head, reconstruction, teacher.targets(crops))
+            targets = take_tokens(teacher.targets(crops), masked)
+            summed = distillation_loss(self.module.head, reconstruction, targets)
         model = self.recipe.model
         hidden = masked_count(model.mask_ratio, model.encoder.tokens)
         return summed / (self.recipe.training.batch * hidden)

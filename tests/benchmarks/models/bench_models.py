@@ -94,10 +94,12 @@ def our_step(batch: int, device: torch.device, dtype: torch.dtype) -> Callable[[
     mae = MaskedAutoencoder()
 
     def loss(crops: Tensor) -> Tensor:
-        visible = random_mask(batch, mae.encoder.config.tokens, MASK_RATIO)[0].to(device)
-        made = mae(crops, visible=visible)
+        drawn = random_mask(batch, mae.encoder.config.tokens, MASK_RATIO)
+        visible, masked = (index.to(device) for index in drawn)
+        made = mae.masked_patches(crops, visible, masked)
         target = loss_target(mae.target(crops), visible)
-        top, bottom = content_aware_loss(made.patches, target, mean_variance=target.variance.mean())
+        mean_variance = target.variance.mean()
+        top, bottom = content_aware_loss(made.patches, target.at(masked), mean_variance=mean_variance)
         return top / bottom
 
     return training_step(mae, loss, batch, device, dtype)

@@ -11,6 +11,7 @@ from canvas_fm.models.encoder.mae import (
     content_weights,
     loss_target,
     masked_count,
+    masked_tokens,
     random_mask,
 )
 from canvas_fm.models.encoder.vit import EncoderConfig, patchify, unpatchify
@@ -103,6 +104,47 @@ def test_the_decoder_puts_every_token_in_its_place_and_the_mask_token_elsewhere(
                 x = block(x)
             found = decoder(tokens[crop : crop + 1], visible[crop : crop + 1])
             torch.testing.assert_close(found, decoder.norm(x)[:, 1:], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("targets", ["window", "contrast", "patch"])
+def test_masked_patches_alone_have_the_loss_and_gradients_of_all(targets, depth):
+    """What a training computes beside what an evaluation does, in every unit of the error."""
+    decoder = DecoderConfig(dim=24, depth=depth, heads=3, targets="patch" if targets == "patch" else "voxels")
+    torch.manual_seed(0)
+    mae = MaskedAutoencoder(CONTRAST if targets == "contrast" else SMALL, decoder)
+    crops = torch.rand(3, 1, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    visible, masked = random_mask(3, 64, 0.7, generator=torch.Generator().manual_seed(1))
+    target = loss_target(mae.target(crops), visible, targets)
+    found = []
+    for alone in (False, True):
+        made = mae.masked_patches(crops, visible, masked) if alone else mae(crops, visible=visible)
+        top, bottom = content_aware_loss(
+            made.patches, target.at(masked) if alone else target, mean_variance=target.variance.mean()
+        )
+        mae.zero_grad()
+        (top / bottom).backward()
+        found.append([top.detach(), bottom, *(p.grad.clone() for p in mae.parameters())])
+    assert made.patches.shape == (3, 45, 32)
+    assert made.masked.all()
+    for whole, alone in zip(*found, strict=True):
+        torch.testing.assert_close(alone, whole, rtol=1e-4, atol=1e-5 * float(whole.abs().max()))
+
+
+def test_masked_patches_alone_leave_out_what_no_loss_needs():
+    """The last block's MLP sees masked tokens only, and the first one's products each masked place once."""
+    mae = MaskedAutoencoder(SMALL, SMALL_DECODER.model_copy(update={"depth": 2}))
+    first, last, rows = mae.decoder.blocks[0].attn.qkv, mae.decoder.blocks[-1].mlp, []
+    for module in (first, last):
+        module.register_forward_hook(lambda _, given, __: rows.append(given[0][..., 0].numel()))
+    visible, masked = random_mask(5, 64, 0.75, generator=torch.Generator().manual_seed(1))
+    mae.masked_patches(torch.rand(5, 1, 8, 16, 16), visible, masked)
+    assert rows == [5 * 17 + 64, 5 * 48]
+
+
+def test_masked_tokens_are_all_that_are_not_visible():
+    visible, masked = random_mask(4, 64, 0.6, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(masked_tokens(visible, 64), masked.sort(dim=1).values)
 
 
 def test_a_model_stores_its_weights_alone_and_its_norms_hold_for_faint_tokens():
