@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from scipy import stats
 
+from canvas_fm.analysis.groups.group_flags import GroupOptions
 from canvas_fm.analysis.groups.mixed import compare_repeated, estimable
 from canvas_fm.analysis.groups.negative_binomial import compare_counts
 from canvas_fm.analysis.groups.study import GroupStudy
@@ -66,6 +67,14 @@ class Comparison:
             "power": self.power[at],
             "brains_needed": self.brains_needed[at],
         }
+
+
+def compare_with_reference(study: GroupStudy, options: GroupOptions) -> list[Comparison]:
+    """Every other group against the reference, the first brain's group where none is named."""
+    reference = options.reference or study.groups[0]
+    settings = options.model_dump(include={"model", "min_count", "power_fold_change"})
+    others = [group for group in dict.fromkeys(study.groups) if group != reference]
+    return [compare_groups(study, reference, other, **settings) for other in others]
 
 
 def compare_groups(

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from canvas_fm.analysis.groups.compare import benjamini_hochberg, welch
 from canvas_fm.analysis.profiles.cells import ProfileStudy, normalised
+from canvas_fm.analysis.profiles.profile_flags import ProfileOptions
 from canvas_fm.errors import CanvasError
 
 NOVEL = 0.95  # a cell is novel that lies farther from the controls than this share of control cells
@@ -88,6 +89,14 @@ class ProfileComparison:
             "p_value": np.concatenate([measure[3] for measure in measures]),
             "q_value": np.concatenate([measure[4] for measure in measures]),
         }
+
+
+def compare_with_reference(study: ProfileStudy, options: ProfileOptions) -> list[ProfileComparison]:
+    """Every other group against the reference, the first brain's group where none is named."""
+    reference = options.reference or study.groups[0]
+    settings = options.model_dump(include={"clusters", "min_cells", "seed"})
+    others = [group for group in study.groups if group != reference]
+    return [compare_profiles(study, reference, other, **settings) for other in others]
 
 
 def compare_profiles(

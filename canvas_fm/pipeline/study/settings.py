@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import Field, model_validator
 
+from canvas_fm.analysis.groups.group_flags import GroupOptions
+from canvas_fm.analysis.profiles.profile_flags import ProfileOptions
+from canvas_fm.analysis.regions.atlas_flags import AtlasOptions
 from canvas_fm.data.volume.volume_flags import VolumeOptions, VoxelOptions
-from canvas_fm.data.zyx import Zyx, ZyxUm
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.option_sets import AnySequence, Options, Positive
 from canvas_fm.files.shipped import find
@@ -20,7 +22,6 @@ from canvas_fm.inference.run_flags import DetectorRun, DeviceOptions, EmbedOptio
 from canvas_fm.prepare.convert_flags import ConvertOptions
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-SizeUm = Annotated[ZyxUm, AnySequence]
 Kind = TypeVar("Kind", bound=Options)
 
 
@@ -60,43 +61,10 @@ class IndexSettings(Options):
     metric: Literal["cosine", "l2"] = Field("cosine", description="how near is measured")
 
 
-class RegionsSettings(Options):
+class RegionsSettings(AtlasOptions):
     """An atlas, and the way there: as the flags of `regions`."""
 
     atlas: str | None = Field(None, description="registration's folder, atlas' name, or label volume")
-    table: str | None = Field(None, description="names of the labels, .csv or .json")
-    atlas_voxel_um: SizeUm | None = Field(None, description="where the atlas does not state it")
-    atlas_orientation: str | None = Field(None, description="letters of the label volume, such as asr")
-    orientation: str | None = Field(None, description="the same of the brain's volume")
-    hemispheres: str | None = Field(None, description="label volume: 1 left, 2 right")
-    brainglobe: str | None = Field(None, description="folder of BrainGlobe atlases")
-    transform: Annotated[tuple[str, ...], AnySequence] = Field((), description="from volume to atlas")
-    field_voxel_um: SizeUm | None = Field(None, description="grid of a displacement field")
-    shape: Annotated[Zyx, AnySequence] | None = Field(None, description="size of the volume in voxels")
-    allow_outside: bool = Field(False, description="count what is inside, however many are outside")
-
-
-class GroupsSettings(Options):
-    """Comparison of the brains' groups: as the flags of `groups`."""
-
-    reference: str | None = Field(None, description="the control group; default: that of the first brain")
-    model: Literal["welch", "negative-binomial", "mixed"] = Field(
-        "welch", description="of densities, of counts, or of densities in both hemispheres"
-    )
-    hemisphere: Literal["both", "left", "right"] = Field("both", description="which side is compared")
-    without_children: bool = Field(False, description="each region without its children")
-    min_count: float = Field(10.0, ge=0, description="cells of the mean brain to test a region")
-    power_fold_change: float = Field(1.5, gt=0, description="fold change for which power is computed")
-
-
-class ProfilesSettings(Options):
-    """Comparison of cell profiles per region between groups: as the flags of `profiles`."""
-
-    reference: str | None = Field(None, description="the control group; default: that of groups, first brain")
-    clusters: Positive = Field(12, description="k of k-means over all cells")
-    min_cells: Positive = Field(20, description="cells of a region in every brain to test it")
-    max_cells: Positive = Field(50_000, description="cells of a brain to compare, drawn at random")
-    seed: int = Field(0, description="of draws and clusters")
 
 
 class BrainReportSettings(Options):
@@ -128,8 +96,8 @@ class StudySettings(StrictModel):
     embed: EmbedSettings | None = None
     index: IndexSettings | None = None
     regions: RegionsSettings | None = None
-    groups: GroupsSettings | None = None
-    profiles: ProfilesSettings | None = None
+    groups: GroupOptions | None = None
+    profiles: ProfileOptions | None = None
     brain_report: BrainReportSettings | None = None
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING
 
 from canvas_fm.cli.parser import Parser, Verbs, add_json, add_list, add_verb
-from canvas_fm.cli.verbs.analysis.regions import add_atlas_flags, open_atlas_of
+from canvas_fm.cli.verbs.analysis.regions import add_atlas_flags
 
 if TYPE_CHECKING:
     from canvas_fm.analysis.regions.atlas import Atlas
@@ -78,6 +78,6 @@ def _atlases(args: argparse.Namespace) -> Iterator[Atlas]:
             "expected one, or one for each"
         )
     if len(args.atlas) == 1:
-        yield from repeat(open_atlas_of(args, args.atlas[0]), len(args.regions))
+        yield from repeat(args.atlas_options.open(args.atlas[0]), len(args.regions))
     else:
-        yield from (open_atlas_of(args, atlas) for atlas in args.atlas)
+        yield from (args.atlas_options.open(atlas) for atlas in args.atlas)

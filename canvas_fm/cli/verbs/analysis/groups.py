@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_switch, add_verb, positive_float
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -23,35 +23,16 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _fill(parser: Parser) -> None:
+    from canvas_fm.analysis.groups.group_flags import GroupOptions
+
     parser.add_argument("study", metavar="STUDY.csv", help="columns brain, group, regions")
     parser.add_output("--out", required=True, metavar="GROUPS.csv", help="table to write")
-    parser.add_argument("--reference", metavar="GROUP", help="the control group; default: the first row's")
-    parser.add_argument(
-        "--model",
-        choices=["welch", "negative-binomial", "mixed"],
-        default="welch",
-        help="t-test of log densities, a regression of counts, or a mixed model of --repeats; default welch",
-    )
+    parser.add_options("options", GroupOptions)
     parser.add_argument(
         "--repeats", choices=["hemisphere", "channel"],
         help="measurements of one brain that a mixed model takes; default of --model mixed: hemisphere",
     )  # fmt: skip
     parser.add_argument("--channel", metavar="NAME", help="of the regions files, where there are several")
-    parser.add_argument(
-        "--hemisphere", choices=["both", "left", "right"], default="both", help="default both"
-    )
-    add_switch(parser, "--without-children", "each region without its children")
-    parser.add_argument(
-        "--min-count",
-        type=float,
-        default=10,
-        metavar="N",
-        help="a region is tested where the mean brain has so many cells; default 10",
-    )
-    parser.add_argument(
-        "--power-fold-change", type=positive_float, default=1.5, metavar="N",
-        help="fold change for which statistical power is computed; default 1.5",
-    )  # fmt: skip
     parser.add_output("--volcano", metavar="FIG.png", help="volcano plot of the first comparison")
     parser.add_output("--heat-map", metavar="FIG.png", help="regions by brains")
     add_json(parser)
@@ -62,26 +43,22 @@ def run_groups(args: argparse.Namespace) -> None:
 
     import numpy as np
 
-    from canvas_fm.analysis.groups.compare import compare_groups
+    from canvas_fm.analysis.groups.compare import compare_with_reference
     from canvas_fm.analysis.groups.figures import region_heat_map, volcano
     from canvas_fm.analysis.groups.study import read_study
     from canvas_fm.cli.output import print_result
     from canvas_fm.data.points.tables import joined, write_table
 
-    repeats: Any = args.repeats or ("hemisphere" if args.model == "mixed" else None)
+    options = args.options
+    repeats: Any = args.repeats or ("hemisphere" if options.model == "mixed" else None)
     study = read_study(
         args.study,
         channel=args.channel,
-        hemisphere=args.hemisphere,
-        without_children=args.without_children,
+        hemisphere=options.hemisphere,
+        without_children=options.without_children,
         repeats=repeats,
     )
-    reference = args.reference or study.groups[0]
-    others = [group for group in dict.fromkeys(study.groups) if group != reference]
-    options: dict[str, Any] = {
-        "model": args.model, "min_count": args.min_count, "power_fold_change": args.power_fold_change
-    }  # fmt: skip
-    comparisons = [compare_groups(study, reference, other, **options) for other in others]
+    comparisons = compare_with_reference(study, options)
     tables = [comparison.table() for comparison in comparisons]
     write_table(Path(args.out), joined(tables), {})
     if args.volcano is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, positive_int
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -21,32 +21,18 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _fill(parser: Parser) -> None:
+    from canvas_fm.analysis.profiles.profile_flags import ProfileOptions
+
     parser.add_argument("study", metavar="STUDY.csv", help="columns brain, group, embeddings")
     parser.add_output("--out", required=True, metavar="PROFILES.csv", help="table to write")
-    parser.add_argument("--reference", metavar="GROUP", help="the control group; default: the first row's")
+    parser.add_options("options", ProfileOptions)
     parser.add_argument(
         "--column", default="region", metavar="NAME", help="column of regions; default region"
     )
-    parser.add_argument(
-        "--clusters",
-        type=positive_int,
-        default=12,
-        metavar="N",
-        help="k of k-means over all cells; default 12",
-    )
-    parser.add_argument(
-        "--min-cells", type=positive_int, default=20, metavar="N",
-        help="cells of a region in every brain to test it; default 20",
-    )  # fmt: skip
-    parser.add_argument(
-        "--max-cells", type=positive_int, default=50_000, metavar="N",
-        help="cells of a brain to compare, drawn at random; default 50000",
-    )  # fmt: skip
     parser.add_output(
         "--examples", metavar="CELLS.csv", help="cells of each cluster, and novel ones, to look at"
     )
     parser.add_output("--figure", metavar="FIG.png", help="novelty and cluster shares by region")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of draws and clusters; default 0")
     add_json(parser)
 
 
@@ -54,21 +40,15 @@ def run_profiles(args: argparse.Namespace) -> None:
     from pathlib import Path
 
     from canvas_fm.analysis.profiles.cells import read_profile_study
-    from canvas_fm.analysis.profiles.compare import compare_profiles
+    from canvas_fm.analysis.profiles.compare import compare_with_reference
     from canvas_fm.analysis.profiles.examples import write_examples
     from canvas_fm.analysis.profiles.figure import profile_figure
     from canvas_fm.cli.output import print_result
     from canvas_fm.data.points.tables import joined, write_table
 
-    study = read_profile_study(args.study, column=args.column, max_cells=args.max_cells, seed=args.seed)
-    reference = args.reference or study.groups[0]
-    comparisons = [
-        compare_profiles(
-            study, reference, other, clusters=args.clusters, min_cells=args.min_cells, seed=args.seed
-        )
-        for other in study.groups
-        if other != reference
-    ]
+    options = args.options
+    study = read_profile_study(args.study, column=args.column, max_cells=options.max_cells, seed=options.seed)
+    comparisons = compare_with_reference(study, options)
     tables = [comparison.table() for comparison in comparisons]
     write_table(Path(args.out), joined(tables), {})
     if args.examples is not None:

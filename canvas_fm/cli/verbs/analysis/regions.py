@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from canvas_fm.cli.parser import ZYX, Parser, Verbs, add_json, add_list, add_switch, add_verb, add_zyx_um
+from canvas_fm.cli.parser import Parser, Verbs, add_json, add_switch, add_verb, add_zyx_um
 from canvas_fm.errors import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from canvas_fm.analysis.regions.atlas import Atlas
     from canvas_fm.heads.refine.counts.candidate_recall import CandidateRecall
     from canvas_fm.heads.refine.counts.count_interval import CountSpread
 
@@ -54,63 +53,16 @@ def _fill(parser: Parser) -> None:
 
 def add_atlas_flags(parser: Parser, voxel_um: str = "the points' voxel size in µm") -> None:
     """Flags for an atlas and the way there, the same on every verb that takes one."""
-    group = parser.add_argument_group("the atlas, and the way there")
-    add_zyx_um(group, "--voxel-um", voxel_um)
-    group.add_argument("--table", metavar="FILE", help="names of the labels: .csv or .json with id and name")
-    add_zyx_um(group, "--atlas-voxel-um", "where the atlas does not state it")
-    group.add_argument(
-        "--orientation",
-        metavar="LLL",
-        help="where the volume's z, y and x begin, by BrainGlobe's letters, such as psl; default: as the "
-        "atlas, or as the registration's settings say",
-    )
-    group.add_argument("--atlas-orientation", metavar="LLL", help="the same of the atlas' label volume")
-    group.add_argument(
-        "--shape",
-        nargs=3,
-        type=int,
-        metavar=ZYX,
-        help="size of the volume in voxels; default: the atlas' extent",
-    )
-    add_list(
-        group,
-        "--transform",
-        "FILE",
-        "affine (4 × 4) or displacement field, in µm and z y x, from the volume to the atlas; in order",
-    )
-    add_zyx_um(group, "--field-voxel-um", "grid of a displacement field")
-    group.add_argument("--hemispheres", metavar="FILE", help="label volume: 1 left, 2 right")
-    group.add_argument(
-        "--brainglobe", metavar="DIR", help="folder of BrainGlobe atlases; default ~/.brainglobe"
-    )
-    add_switch(group, "--allow-outside", "count what is inside, however many points are outside")
+    from canvas_fm.analysis.regions.atlas_flags import AtlasOptions
 
-
-def open_atlas_of(args: argparse.Namespace, atlas: str) -> Atlas:
-    """The atlas that the flags describe."""
-    from canvas_fm.analysis.regions.read_atlas import open_atlas
-
-    return open_atlas(
-        atlas,
-        table=args.table,
-        atlas_voxel_um=args.atlas_voxel_um,
-        atlas_orientation=args.atlas_orientation,
-        hemispheres=args.hemispheres,
-        brainglobe_folder=args.brainglobe,
-    )
+    add_zyx_um(parser, "--voxel-um", voxel_um)
+    parser.add_options("atlas_options", AtlasOptions, title="the atlas, and the way there")
 
 
 def placing_of(args: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments of `place` and `count_regions`."""
-    from canvas_fm.analysis.regions.transform import read_transform
-
-    return {
-        "voxel_um": None if args.voxel_um is None else tuple(args.voxel_um),
-        "orientation": args.orientation,
-        "shape_zyx": args.shape,
-        "transforms": [read_transform(path, args.field_voxel_um) for path in args.transform],
-        "allow_outside": args.allow_outside,
-    }
+    voxel_um = None if args.voxel_um is None else tuple(args.voxel_um)
+    return {"voxel_um": voxel_um, **args.atlas_options.placing()}
 
 
 def run_regions(args: argparse.Namespace) -> None:
@@ -129,7 +81,7 @@ def run_regions(args: argparse.Namespace) -> None:
             f"{counted(len(args.cells), 'file')} of cells have the channels {', '.join(names)}; "
             "name each: --channels"
         )
-    atlas = open_atlas_of(args, args.atlas)
+    atlas = args.atlas_options.open(args.atlas)
     spread, records = _of_refiner(args.refiner)
     options = placing_of(args) | {"spread": spread}
     volumes = region_volumes(atlas)

@@ -15,7 +15,7 @@ from canvas_fm.cli.parser import (
     positive_float,
     positive_int,
 )
-from canvas_fm.cli.verbs.analysis.regions import add_atlas_flags, open_atlas_of, placing_of
+from canvas_fm.cli.verbs.analysis.regions import add_atlas_flags, placing_of
 
 if TYPE_CHECKING:
     from canvas_fm.analysis.proximity.proximity import Proximity
@@ -107,7 +107,7 @@ def run_coexpress(args: argparse.Namespace) -> None:
     if len(names) != len(args.cells):
         raise CanvasError(f"{len(args.cells)} files of cells and {len(names)} names; give one each")
     check_names(names)
-    atlas = None if args.regions is None else open_atlas_of(args, args.regions)
+    atlas = None if args.regions is None else args.atlas_options.open(args.regions)
     options: dict[str, Any] = {"voxel_um": args.voxel_um} if atlas is None else placing_of(args)
     populations = [
         read_population(path, name=name, atlas=atlas, by_p_cell=not args.count_rows, **options)

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from canvas_fm.cli.parser import Parser, Verbs, add_json, add_list, add_switch, add_verb, add_volume_flags
-from canvas_fm.cli.verbs.analysis.regions import add_atlas_flags, open_atlas_of, placing_of
+from canvas_fm.cli.verbs.analysis.regions import add_atlas_flags, placing_of
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -59,7 +59,7 @@ def run_count(args: argparse.Namespace) -> None:
     from canvas_fm.models.load_model import load
     from canvas_fm.pipeline.count_cells import brain_counts, count
 
-    atlas = [open_atlas_of(args, each) for each in args.regions] or None
+    atlas = [args.atlas_options.open(each) for each in args.regions] or None
     placing: dict[str, Any] = {} if atlas is None else placing_of(args)
     placing = {key: value for key, value in placing.items() if value is not None}
     volumes = [
@@ -74,7 +74,11 @@ def run_count(args: argparse.Namespace) -> None:
         placing=placing,
         figure=args.figure,
         overwrite=args.overwrite,
-        about={f"transform {Path(path).name}": sha256(Path(path)) for path in args.transform if atlas},
+        about={
+            f"transform {Path(path).name}": sha256(Path(path))
+            for path in args.atlas_options.transform
+            if atlas
+        },
         **args.options.explicit,
     )
     result: dict[str, Any] = {"written": args.out, "rows": len(table["brain"])}

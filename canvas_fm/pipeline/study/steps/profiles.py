@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from canvas_fm.analysis.profiles.cells import read_profile_study
-from canvas_fm.analysis.profiles.compare import compare_profiles
+from canvas_fm.analysis.profiles.compare import compare_with_reference
 from canvas_fm.analysis.profiles.examples import write_examples
 from canvas_fm.analysis.profiles.figure import profile_figure
+from canvas_fm.analysis.profiles.profile_flags import ProfileOptions
 from canvas_fm.data.points.tables import joined, write_csv
-from canvas_fm.pipeline.study.settings import ProfilesSettings
 from canvas_fm.pipeline.study.steps.regions import write_group_table
 from canvas_fm.pipeline.study.steps.study_step import StepRun
 
@@ -27,26 +27,18 @@ def profiles_external(step_run: StepRun) -> dict[str, Any]:
 
 def _reference(step_run: StepRun) -> str | None:
     settings, groups = step_run.settings, step_run.study.settings.groups
-    assert isinstance(settings, ProfilesSettings)
+    assert isinstance(settings, ProfileOptions)
     return settings.reference or (None if groups is None else groups.reference)
 
 
 def run_profiles(step_run: StepRun) -> dict[str, Any]:
     """Compare all groups with the reference; cells are those that were embedded."""
-    settings = step_run.settings
+    settings = step_run.settings.model_copy(update={"reference": _reference(step_run)})
     listed = write_group_table(
         step_run, embeddings="../embed/{brain}/cells.emb.zarr", cells="../regions/{brain}/cells.csv"
     )
     study = read_profile_study(listed, max_cells=settings.max_cells, seed=settings.seed)
-    reference = _reference(step_run) or study.groups[0]
-    comparisons = [
-        compare_profiles(
-            study, reference, other, clusters=settings.clusters, min_cells=settings.min_cells,
-            seed=settings.seed,
-        )
-        for other in study.groups
-        if other != reference
-    ]  # fmt: skip
+    comparisons = compare_with_reference(study, settings)
     tables = [comparison.table() for comparison in comparisons]
     write_csv(step_run.out, joined(tables), {})
     write_examples(comparisons[0], step_run.folder / "examples.csv")

@@ -7,19 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from canvas_fm.analysis.groups.compare import compare_groups
+from canvas_fm.analysis.groups.compare import compare_with_reference
 from canvas_fm.analysis.groups.figures import region_heat_map, volcano
+from canvas_fm.analysis.groups.group_flags import GroupOptions
 from canvas_fm.analysis.groups.study import read_study
 from canvas_fm.analysis.regions.atlas import Atlas
 from canvas_fm.analysis.regions.cells_per_region import count_regions, write_counts
-from canvas_fm.analysis.regions.read_atlas import open_atlas
 from canvas_fm.analysis.regions.sidecar import write_cells, write_sidecar
-from canvas_fm.analysis.regions.transform import read_transform
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.points.tables import joined, write_table
 from canvas_fm.files.checksum import sha256
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.pipeline.study.settings import GroupsSettings, RegionsSettings, merged
+from canvas_fm.pipeline.study.settings import RegionsSettings, merged
 from canvas_fm.pipeline.study.steps.cells import volume_external
 from canvas_fm.pipeline.study.steps.study_step import StepRun
 
@@ -31,14 +30,7 @@ def atlas_of(step_run: StepRun, brain: str | None) -> Atlas:
     assert brain is not None
     settings = merged(general, step_run.study.settings.brains[brain].regions)
     assert settings.atlas is not None
-    return open_atlas(
-        path(settings.atlas),
-        table=None if settings.table is None else path(settings.table),
-        atlas_voxel_um=settings.atlas_voxel_um,
-        atlas_orientation=settings.atlas_orientation,
-        hemispheres=None if settings.hemispheres is None else path(settings.hemispheres),
-        brainglobe_folder=None if settings.brainglobe is None else path(settings.brainglobe),
-    )
+    return settings.open(settings.atlas, path)
 
 
 def _settings(step_run: StepRun) -> RegionsSettings:
@@ -59,15 +51,9 @@ def run_regions(step_run: StepRun) -> dict[str, Any]:
     cells, path = Points.read(step_run.cells_path()), step_run.cells_path()
     refine = step_run.study.settings.refine
     spread = None if refine is None else Refiner.load(step_run.study.path(refine.refiner)).count_spread_
-    transforms = [
-        read_transform(step_run.study.path(path), settings.field_voxel_um) for path in settings.transform
-    ]
-    counted = count_regions(
-        cells, atlas, channel="cells", voxel_um=volume.voxel_um, spread=spread,
-        orientation=settings.orientation, shape_zyx=settings.shape or volume.shape_zyx,
-        transforms=transforms,
-        allow_outside=settings.allow_outside,
-    )  # fmt: skip
+    placing = settings.placing(step_run.study.path)
+    placing["shape_zyx"] = placing["shape_zyx"] or volume.shape_zyx
+    counted = count_regions(cells, atlas, channel="cells", voxel_um=volume.voxel_um, spread=spread, **placing)
     table = write_counts([counted], step_run.out)
     write_cells([counted], [cells], step_run.folder / "cells.csv")
     about = write_sidecar([counted], atlas, [path], step_run.out)
@@ -98,27 +84,20 @@ def write_group_table(step_run: StepRun, **paths: str) -> Path:
 def run_groups(step_run: StepRun) -> dict[str, Any]:
     """Compare all groups with the reference; brains without a group are left out."""
     settings = step_run.settings
-    assert isinstance(settings, GroupsSettings)
+    assert isinstance(settings, GroupOptions)
     listed = write_group_table(step_run, regions="../regions/{brain}/regions.csv")
     study = read_study(
         listed, hemisphere=settings.hemisphere, without_children=settings.without_children,
         repeats="hemisphere" if settings.model == "mixed" else None,
     )  # fmt: skip
-    reference = settings.reference or study.groups[0]
-    comparisons = [
-        compare_groups(
-            study, reference, other, model=settings.model, min_count=settings.min_count,
-            power_fold_change=settings.power_fold_change,
-        )
-        for other in dict.fromkeys(study.groups)
-        if other != reference
-    ]  # fmt: skip
+    comparisons = compare_with_reference(study, settings)
     parts = [comparison.table() for comparison in comparisons]
     write_table(step_run.out, joined(parts), {})
     volcano(comparisons[0], step_run.folder / "volcano.png")
     region_heat_map(study, comparisons[0], step_run.folder / "heat_map.png")
     return {
-        "brains": len(study.brains), "groups": list(dict.fromkeys(study.groups)), "reference": reference,
+        "brains": len(study.brains), "groups": list(dict.fromkeys(study.groups)),
+        "reference": comparisons[0].first,
         "regions_tested": int(comparisons[0].tested.sum()),
         "regions_q_below_5_percent": int(sum((each.q_value < 0.05).sum() for each in comparisons)),
     }  # fmt: skip
