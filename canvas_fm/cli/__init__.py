@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from canvas_fm.cli.output import print_result
 from canvas_fm.cli.parser import Parser, add_logging
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import removed_on_error
@@ -124,7 +125,8 @@ def _run(args: argparse.Namespace) -> None:
     outputs = (getattr(args, name) for name in getattr(args, "outputs", ()))
     with removed_on_error(*(Path(path) for path in outputs if path is not None)) as new:
         try:
-            args.run(args)
+            if (result := args.run(args)) is not None:
+                print_result(result, args.json)
             sys.stdout.flush()  # where a full disk under `> result.json` is reported, not after the end
         except OSError as problem:
             if _is_printing(problem):

@@ -21,12 +21,12 @@ def report_step(sentence: str) -> None:
         print(f"canvas-fm: {sentence}", file=sys.stderr, flush=True)
 
 
-def report_bad_chunks(volumes: list[Volume]) -> dict[str, list[str]]:
-    """Report every skipped chunk on stderr; the result carries the same list."""
+def report_bad_chunks(volumes: list[Volume]) -> dict[str, Any]:
+    """Report every skipped chunk on stderr; returns them as a part of the result, empty for none."""
     return report_bad_chunks_by_path({str(volume.path): list(volume.bad_chunks) for volume in volumes})
 
 
-def report_bad_chunks_by_path(chunks_of: dict[str, list[str]]) -> dict[str, list[str]]:
+def report_bad_chunks_by_path(chunks_of: dict[str, list[str]]) -> dict[str, Any]:
     """`report_bad_chunks` for lists by path."""
     skipped = {path: chunks for path, chunks in chunks_of.items() if chunks}
     for path, chunks in skipped.items():
@@ -36,18 +36,11 @@ def report_bad_chunks_by_path(chunks_of: dict[str, list[str]]) -> dict[str, list
         )
         for sentence in chunks:
             print(f"  {sentence}", file=sys.stderr)
-    return skipped
+    return {"bad_chunks": skipped} if skipped else {}
 
 
-def print_result(
-    result: dict[str, Any], as_json: bool, *, bad_chunks: dict[str, list[str]] | None = None
-) -> None:
-    """Print one result on stdout: JSON, or aligned lines with the same keys.
-
-    `bad_chunks`, where there are any, are those that `report_bad_chunks` named.
-    """
-    if bad_chunks:
-        result = result | {"bad_chunks": bad_chunks}
+def print_result(result: dict[str, Any], as_json: bool) -> None:
+    """Print one result on stdout: JSON, or aligned lines with the same keys."""
     if as_json:
         print(json.dumps(result, indent=2))
         return

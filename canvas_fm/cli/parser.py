@@ -15,7 +15,8 @@ from canvas_fm.cli.renamed_flags import RENAMED
 if TYPE_CHECKING:
     from canvas_fm.files.option_sets import Options
 
-Run = Callable[[argparse.Namespace], None]
+Result = dict[str, Any]
+Run = Callable[[argparse.Namespace], Result | None]
 Check = Callable[[argparse.Namespace], list[str]]
 Verbs = argparse._SubParsersAction  # what add_subparsers returns; argparse has no public name for it
 ZYX = ("Z", "Y", "X")

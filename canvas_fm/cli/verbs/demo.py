@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from canvas_fm.cli.output import print_result
 from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, positive_int
 from canvas_fm.errors import CanvasError
 
@@ -57,7 +56,7 @@ def _fill_demo(demo: Parser) -> None:
     add_json(demo)
 
 
-def run_demo(args: argparse.Namespace) -> None:
+def run_demo(args: argparse.Namespace) -> dict:
     out = Path(args.out)
     seconds: dict[str, float] = {}
     _prepare(out)
@@ -75,7 +74,7 @@ def run_demo(args: argparse.Namespace) -> None:
     page = (out / "index.html").resolve()
     differences = {row.ways: row.difference for row in agreement}
     f1 = {count.name: round(count.refined.value, 3) for count in counts}
-    print_result({"page": str(page), "f1": f1, "differences": differences, "accuracy": facts}, args.json)
+    return {"page": str(page), "f1": f1, "differences": differences, "accuracy": facts}
 
 
 def _prepare(out: Path) -> None:

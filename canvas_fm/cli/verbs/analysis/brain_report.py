@@ -49,8 +49,7 @@ def _fill(parser: Parser) -> None:
     add_json(parser)
 
 
-def run_brain_report(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.output import print_result
+def run_brain_report(args: argparse.Namespace) -> dict:
     from canvas_fm.viewing.brain_report.report import brain_report
 
     written = brain_report(
@@ -65,7 +64,7 @@ def run_brain_report(args: argparse.Namespace) -> None:
         groups=args.groups,
         figures=args.figures,
     )
-    print_result({"written": str(written)}, args.json)
+    return {"written": str(written)}
 
 
 def _atlases(args: argparse.Namespace) -> Iterator[Atlas]:

@@ -38,7 +38,7 @@ def _fill(parser: Parser) -> None:
     add_json(parser)
 
 
-def run_groups(args: argparse.Namespace) -> None:
+def run_groups(args: argparse.Namespace) -> dict:
     from pathlib import Path
 
     import numpy as np
@@ -46,7 +46,6 @@ def run_groups(args: argparse.Namespace) -> None:
     from canvas_fm.analysis.groups.compare import compare_with_reference
     from canvas_fm.analysis.groups.figures import region_heat_map, volcano
     from canvas_fm.analysis.groups.study import read_study
-    from canvas_fm.cli.output import print_result
     from canvas_fm.data.points.tables import joined, write_table
 
     options = args.options
@@ -65,7 +64,7 @@ def run_groups(args: argparse.Namespace) -> None:
         volcano(comparisons[0], args.volcano)
     if args.heat_map is not None:
         region_heat_map(study, comparisons[0], args.heat_map)
-    result = {
+    return {
         "written": args.out,
         "brains": {group: study.groups.count(group) for group in dict.fromkeys(study.groups)},
         "comparisons": [
@@ -80,4 +79,3 @@ def run_groups(args: argparse.Namespace) -> None:
             for comparison in comparisons
         ],
     }
-    print_result(result, args.json)

@@ -36,14 +36,13 @@ def _fill(parser: Parser) -> None:
     add_json(parser)
 
 
-def run_profiles(args: argparse.Namespace) -> None:
+def run_profiles(args: argparse.Namespace) -> dict:
     from pathlib import Path
 
     from canvas_fm.analysis.profiles.cells import read_profile_study
     from canvas_fm.analysis.profiles.compare import compare_with_reference
     from canvas_fm.analysis.profiles.examples import write_examples
     from canvas_fm.analysis.profiles.figure import profile_figure
-    from canvas_fm.cli.output import print_result
     from canvas_fm.data.points.tables import joined, write_table
 
     options = args.options
@@ -55,7 +54,7 @@ def run_profiles(args: argparse.Namespace) -> None:
         write_examples(comparisons[0], args.examples)
     if args.figure is not None:
         profile_figure(comparisons[0], args.figure)
-    result = {
+    return {
         "written": args.out,
         "brains": {group: int(study.of(group).sum()) for group in study.groups},
         "cells": sum(len(brain.region) for brain in study.brains),
@@ -69,7 +68,6 @@ def run_profiles(args: argparse.Namespace) -> None:
             for comparison in comparisons
         ],
     }
-    print_result(result, args.json)
 
 
 def _named(regions: tuple[str, ...], mask: object) -> list[str]:

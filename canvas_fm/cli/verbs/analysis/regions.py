@@ -65,12 +65,11 @@ def placing_of(args: argparse.Namespace) -> dict[str, Any]:
     return {"voxel_um": voxel_um, **args.atlas_options.placing()}
 
 
-def run_regions(args: argparse.Namespace) -> None:
+def run_regions(args: argparse.Namespace) -> dict:
     from pathlib import Path
 
     from canvas_fm.analysis.regions.cells_per_region import count_regions, region_volumes, write_counts
     from canvas_fm.analysis.regions.sidecar import write_cells, write_sidecar
-    from canvas_fm.cli.output import print_result
     from canvas_fm.data.points.points import Points
     from canvas_fm.errors import CanvasError
     from canvas_fm.heads.refine.counts.candidate_recall import recall_of_refined
@@ -103,7 +102,7 @@ def run_regions(args: argparse.Namespace) -> None:
         result["channels"] = [
             {"channel": name, **{key: of[key] for key in shown}} for name, of in result["channels"].items()
         ]
-    print_result(result, args.json)
+    return result
 
 
 def _of_refiner(refiner: str | None) -> tuple[CountSpread | None, Sequence[CandidateRecall]]:

@@ -75,12 +75,12 @@ def _fill_evaluate(parser: Parser) -> None:
     add_json(parser)
 
 
-def run_segment(args: argparse.Namespace) -> None:
+def run_segment(args: argparse.Namespace) -> dict:
     from pathlib import Path
 
     import numpy as np
 
-    from canvas_fm.cli.output import print_result, report_bad_chunks
+    from canvas_fm.cli.output import report_bad_chunks
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.files.atomic import new_folder
 
@@ -95,7 +95,7 @@ def run_segment(args: argparse.Namespace) -> None:
         "cells": len(cells),
         "median_volume_um3": float(np.median(sizes)) if len(sizes) else None,
     }
-    print_result(result, args.json, bad_chunks=report_bad_chunks([volume]))
+    return result | report_bad_chunks([volume])
 
 
 def _segmented(args: argparse.Namespace, volume: Volume, out: Path) -> Points:
@@ -119,14 +119,13 @@ def _segmented(args: argparse.Namespace, volume: Volume, out: Path) -> Points:
     return segment_pretrained(args.model, volume, out, args.weights, **shared, **args.pretrained.explicit)
 
 
-def run_evaluate(args: argparse.Namespace) -> None:
+def run_evaluate(args: argparse.Namespace) -> dict:
     import json
     import logging
     from pathlib import Path
     from typing import Any
 
     from canvas_fm.analysis.regions.label_volume import open_labels
-    from canvas_fm.cli.output import print_result
     from canvas_fm.evaluation.metrics.segmentation import connected_components, panoptic_quality
     from canvas_fm.files.atomic import write_text_atomic
     from canvas_fm.version import __version__
@@ -145,4 +144,4 @@ def run_evaluate(args: argparse.Namespace) -> None:
     if args.out is not None:
         about = {"predicted": args.predicted, "truth": args.truth, "canvas_fm": __version__}
         write_text_atomic(Path(args.out), json.dumps(result | about, indent=2) + "\n")
-    print_result(result, args.json)
+    return result

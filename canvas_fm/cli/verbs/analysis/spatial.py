@@ -94,12 +94,11 @@ def _add_draws(parser: Parser) -> None:
     parser.add_argument("--seed", type=int, default=0, help=SEED_HELP)
 
 
-def run_coexpress(args: argparse.Namespace) -> None:
+def run_coexpress(args: argparse.Namespace) -> dict:
     from pathlib import Path
 
     from canvas_fm.analysis.coexpression import coexpress, mask_of_tree
     from canvas_fm.analysis.marker_cells import check_names, read_population
-    from canvas_fm.cli.output import print_result
     from canvas_fm.data.points.tables import joined, write_table
     from canvas_fm.errors import CanvasError
 
@@ -128,13 +127,12 @@ def run_coexpress(args: argparse.Namespace) -> None:
         write_table(Path(args.cells_out), joined(parts), {})
     result: dict[str, Any] = {"written": args.out, "tolerance_um": args.tolerance_um, "draws": args.draws}
     result["pairs"] = [pair.whole() for pair in pairs]
-    print_result(result, args.json)
+    return result
 
 
-def run_proximity(args: argparse.Namespace) -> None:
+def run_proximity(args: argparse.Namespace) -> dict:
     from pathlib import Path
 
-    from canvas_fm.cli.output import print_result
     from canvas_fm.data.points.points import Points
     from canvas_fm.data.points.tables import write_table
 
@@ -148,7 +146,7 @@ def run_proximity(args: argparse.Namespace) -> None:
         from canvas_fm.analysis.proximity.figure import proximity_figure
 
         proximity_figure(proximity, args.figure)
-    print_result({"written": args.out, **proximity.as_dict()}, args.json)
+    return {"written": args.out, **proximity.as_dict()}
 
 
 def _proximity_of(args: argparse.Namespace) -> Proximity:

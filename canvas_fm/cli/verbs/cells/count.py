@@ -48,10 +48,10 @@ def _fill(parser: Parser) -> None:
     add_volume_flags(parser, omit=["voxel_um"])  # which is a flag of the atlas already
 
 
-def run_count(args: argparse.Namespace) -> None:
+def run_count(args: argparse.Namespace) -> dict:
     from pathlib import Path
 
-    from canvas_fm.cli.output import print_result, report_bad_chunks
+    from canvas_fm.cli.output import report_bad_chunks
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.files.checksum import sha256
     from canvas_fm.files.shipped import find
@@ -94,4 +94,4 @@ def run_count(args: argparse.Namespace) -> None:
         interval = {name: f"{low:g} to {high:g}" for name, (low, high) in interval.items()}
     result["interval_90"] = interval if args.refiner is not None else None
     result["count_of"] = ", ".join(dict.fromkeys(table["count_of"].tolist()))
-    print_result(result, args.json, bad_chunks=report_bad_chunks(volumes))
+    return result | report_bad_chunks(volumes)

@@ -86,8 +86,8 @@ def _detect_faults(args: argparse.Namespace) -> list[str]:
     return faults
 
 
-def run_detect(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.output import print_result, report_bad_chunks_by_path
+def run_detect(args: argparse.Namespace) -> dict:
+    from canvas_fm.cli.output import report_bad_chunks_by_path
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.inference.detect.out_of_distribution import mark_unlike, unfamiliar_volume_warnings
     from canvas_fm.inference.detect.tiles.tiled_detection import bad_chunks_of, plan, run
@@ -95,11 +95,9 @@ def run_detect(args: argparse.Namespace) -> None:
     volume = Volume.open(args.volume, **args.volume_options.explicit)
     job = _log_job(args, volume) if args.method == "log" else _net_job(args, volume)
     if args.dry_run:
-        print_result(plan(job, workers=args.workers), args.json)
-        return
+        return plan(job, workers=args.workers)
     if args.refiner is not None:
-        _run_refined(args, volume)
-        return
+        return _run_refined(args, volume)
     points = run(job, args.out, workers=args.workers, scheduler=args.scheduler, mark=mark_unlike)
     # The points know of every chunk that was passed over, by whichever process and in whichever run.
     skipped = report_bad_chunks_by_path({args.volume: bad_chunks_of(points)})
@@ -109,11 +107,11 @@ def run_detect(args: argparse.Namespace) -> None:
     result = {"cells": len(points), "written": args.out, **points.meta}
     result |= {"warnings": warnings} if warnings else {}
     result.pop("bad_chunks", None)
-    print_result(result, args.json, bad_chunks=skipped)
+    return result | skipped
 
 
-def _run_refined(args: argparse.Namespace, volume: Volume) -> None:
-    from canvas_fm.cli.output import print_result, report_bad_chunks_by_path
+def _run_refined(args: argparse.Namespace, volume: Volume) -> dict:
+    from canvas_fm.cli.output import report_bad_chunks_by_path
     from canvas_fm.heads.refine.apply.apply import P_CELL
     from canvas_fm.heads.refine.refiner import Refiner
     from canvas_fm.inference.detect.tiles.tiled_detection import bad_chunks_of
@@ -138,7 +136,7 @@ def _run_refined(args: argparse.Namespace, volume: Volume) -> None:
     is_cell = cells.columns[P_CELL].astype("float64") >= refiner.threshold_
     result = {"written": args.out, "rows": len(cells), "cells": int(is_cell.sum()), **cells.meta}
     result.pop("bad_chunks", None)
-    print_result(result, args.json, bad_chunks=skipped)
+    return result | skipped
 
 
 def _background(args: argparse.Namespace, volume: Volume) -> Volume | None:

@@ -98,8 +98,8 @@ def _fill_reconstruct(reconstruct: Parser) -> None:
     add_volume_flags(reconstruct)
 
 
-def run_embed(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.output import print_result, report_bad_chunks
+def run_embed(args: argparse.Namespace) -> dict:
+    from canvas_fm.cli.output import report_bad_chunks
     from canvas_fm.data.points.points import Points
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.inference.embed.embed import embed_to_store
@@ -129,11 +129,10 @@ def run_embed(args: argparse.Namespace) -> None:
         "pool": embeddings.pool,
         "encoder": embeddings.encoder_sha256,
     }
-    print_result(result, args.json, bad_chunks=skipped)
+    return result | skipped
 
 
-def run_export(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.output import print_result
+def run_export(args: argparse.Namespace) -> dict:
     from canvas_fm.inference.embed.store.embedding_store import Embeddings
     from canvas_fm.inference.embed.store.export import export
 
@@ -141,11 +140,11 @@ def run_export(args: argparse.Namespace) -> None:
     export(embeddings, args.out, overwrite=args.overwrite)
     rows, *row_shape = embeddings.whole_shape
     dim = row_shape[0] if len(row_shape) == 1 else row_shape
-    print_result({"written": args.out, "rows": rows, "dim": dim}, args.json)
+    return {"written": args.out, "rows": rows, "dim": dim}
 
 
-def run_reconstruct(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.output import print_result, report_bad_chunks
+def run_reconstruct(args: argparse.Namespace) -> dict:
+    from canvas_fm.cli.output import report_bad_chunks
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.models.load_model import load
     from canvas_fm.viewing.reconstruction import reconstruct
@@ -161,4 +160,4 @@ def run_reconstruct(args: argparse.Namespace) -> None:
         **args.options.explicit,
     )
     report_bad_chunks([volume])
-    print_result(scores, args.json)
+    return scores

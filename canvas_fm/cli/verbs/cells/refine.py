@@ -107,8 +107,8 @@ def _fill_apply(apply: Parser) -> None:
     add_volume_flags(apply)
 
 
-def run_fit(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.output import print_result, report_bad_chunks
+def run_fit(args: argparse.Namespace) -> dict:
+    from canvas_fm.cli.output import report_bad_chunks
     from canvas_fm.pipeline.fit_refiner import fit_refiner
 
     volumes = open_volumes(args)
@@ -131,11 +131,11 @@ def run_fit(args: argparse.Namespace) -> None:
         **args.options.explicit,
     )
     skipped = report_bad_chunks([*volumes, *(background or [])])
-    print_result(report if args.json else _for_people(report), args.json, bad_chunks=skipped)
+    return (report if args.json else _for_people(report)) | skipped
 
 
-def run_apply(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.output import print_result, report_bad_chunks
+def run_apply(args: argparse.Namespace) -> dict:
+    from canvas_fm.cli.output import report_bad_chunks
     from canvas_fm.data.points.points import Points
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.heads.refine.apply.apply import P_CELL, refine
@@ -188,7 +188,7 @@ def run_apply(args: argparse.Namespace) -> None:
             regions = refined.columns[args.count_by]
             by_region = counts_by_region(p_cell, regions, refiner.count_spread_, count.recall)
             result["regions"] = [{"region": name, **count._asdict()} for name, count in by_region.items()]
-    print_result(result, args.json, bad_chunks=skipped)
+    return result | skipped
 
 
 def _count_in(meta: dict[str, str]) -> dict[str, Any]:

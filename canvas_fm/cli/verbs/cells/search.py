@@ -82,8 +82,7 @@ def _fill_search(search: Parser) -> None:
     add_json(search)
 
 
-def run_index(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.output import print_result
+def run_index(args: argparse.Namespace) -> dict:
     from canvas_fm.inference.search.index.index import Index
 
     index = Index.build(args.embeddings, args.out, metric=args.metric)
@@ -93,7 +92,7 @@ def run_index(args: argparse.Namespace) -> None:
             "%d stores are of a brain called %s, and search takes them for one: give the points of each a "
             "column `brain`, and embed again", brains.count(name), name,
         )  # fmt: skip
-    result = {
+    return {
         "index": args.out,
         "rows": len(index),
         "dim": index.dim,
@@ -104,7 +103,6 @@ def run_index(args: argparse.Namespace) -> None:
         "encoder": index.encoder_sha256,
         "pool": index.pool,
     }
-    print_result(result, args.json)
 
 
 def _search_faults(args: argparse.Namespace) -> list[str]:

@@ -86,8 +86,7 @@ def run_check(args: argparse.Namespace) -> None:
         raise CanvasError(f"{args.path} has {counted(len(checked.faults), 'fault')}, listed above")
 
 
-def run_write(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.output import print_result
+def run_write(args: argparse.Namespace) -> dict:
     from canvas_fm.data.dataset.write_synthetic import write_dataset
 
     out = write_dataset(
@@ -98,4 +97,4 @@ def run_write(args: argparse.Namespace) -> None:
         seed=args.seed,
         voxel_um=tuple(args.voxel_um),
     )
-    print_result({"written": str(out), "markers": list(args.markers), "regions": args.regions}, args.json)
+    return {"written": str(out), "markers": list(args.markers), "regions": args.regions}

@@ -121,13 +121,12 @@ def _fill_phantom(phantom: Parser) -> None:
     add_json(phantom)
 
 
-def run_info(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.output import print_result
+def run_info(args: argparse.Namespace) -> dict:
     from canvas_fm.viewing.info.describe import describe
     from canvas_fm.viewing.info.summary import brief
 
     described = describe(args.path, **args.volume_options.explicit)
-    print_result(described if args.all or args.json else brief(described), args.json)
+    return described if args.all or args.json else brief(described)
 
 
 def _phantom_faults(args: argparse.Namespace) -> list[str]:
@@ -138,8 +137,7 @@ def _phantom_faults(args: argparse.Namespace) -> list[str]:
     return []
 
 
-def run_phantom(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.output import print_result
+def run_phantom(args: argparse.Namespace) -> dict:
     from canvas_fm.data.phantom.phantom import write_phantom
     from canvas_fm.data.phantom.regions import write_phantom_regions
     from canvas_fm.files.atomic import removed_on_error
@@ -163,11 +161,10 @@ def run_phantom(args: argparse.Namespace) -> None:
             shading=args.shading,
         )
     written |= {marker: str(folder / "raw.zarr") for marker, folder in folders.items()}
-    print_result(written, args.json)
+    return written
 
 
-def run_randomised(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.output import print_result
+def run_randomised(args: argparse.Namespace) -> dict:
     from canvas_fm.data.phantom.randomised.parameter_ranges import Autofluorescence, Families
     from canvas_fm.data.phantom.randomised.write import write_random_phantom
     from canvas_fm.files.atomic import removed_on_error
@@ -180,12 +177,9 @@ def run_randomised(args: argparse.Namespace) -> None:
         "families": Families(autofluorescence=Autofluorescence() if args.autofluorescence else None),
     }
     if args.sheet:
-        print_result({"sheet": str(phantom_sheet(args.randomise, args.out, **options))}, args.json)
-        return
+        return {"sheet": str(phantom_sheet(args.randomise, args.out, **options))}
     with removed_on_error() as folders:
         for seed in args.randomise:
             folders.append(write_random_phantom(args.out, seed, **options))
     seeds = map(str, args.randomise)
-    print_result(
-        {seed: str(folder / "raw.zarr") for seed, folder in zip(seeds, folders, strict=True)}, args.json
-    )
+    return {seed: str(folder / "raw.zarr") for seed, folder in zip(seeds, folders, strict=True)}

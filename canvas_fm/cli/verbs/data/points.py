@@ -52,8 +52,7 @@ def _fill_convert(convert: Parser) -> None:
     add_json(convert)
 
 
-def run_convert(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.output import print_result
+def run_convert(args: argparse.Namespace) -> dict:
     from canvas_fm.data.points.points import convert_points
 
     points = convert_points(
@@ -65,5 +64,4 @@ def run_convert(args: argparse.Namespace) -> None:
         out_format=args.out_format,
         columns=args.columns,
     )
-    result = {"written": args.out, "points": len(points), "columns": list(points.columns)}
-    print_result(result, args.json)
+    return {"written": args.out, "points": len(points), "columns": list(points.columns)}

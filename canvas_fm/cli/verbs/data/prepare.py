@@ -109,40 +109,39 @@ def _fill_stitch(stitch: Parser) -> None:
     add_json(stitch)
 
 
-def run_stitch(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.output import print_result, report_bad_chunks_by_path
+def run_stitch(args: argparse.Namespace) -> dict:
+    from canvas_fm.cli.output import report_bad_chunks_by_path
     from canvas_fm.prepare.stitch.stitch import stitch
 
     how = {"workers": args.workers, "scheduler": args.scheduler}
     done = stitch(args.source, args.out, **how, **args.options.explicit).as_dict()
     conversion = done.pop("conversion")
     skipped = report_bad_chunks_by_path({str(args.source): list(conversion.pop("bad_chunks"))})
-    print_result(conversion | done, args.json, bad_chunks=skipped)
+    return conversion | done | skipped
 
 
-def run_convert(args: argparse.Namespace) -> None:
+def run_convert(args: argparse.Namespace) -> dict:
     from canvas_fm.prepare.convert.convert import convert
 
-    _run(args, convert, {})
+    return _run(args, convert, {})
 
 
-def run_destripe(args: argparse.Namespace) -> None:
+def run_destripe(args: argparse.Namespace) -> dict:
     from canvas_fm.prepare.convert.convert import destripe
 
-    _run(args, destripe, {"destripe": True})
+    return _run(args, destripe, {"destripe": True})
 
 
-def _run(args: argparse.Namespace, work: Callable[..., Conversion], extra: dict[str, bool]) -> None:
-    from canvas_fm.cli.output import print_result, report_bad_chunks_by_path
+def _run(args: argparse.Namespace, work: Callable[..., Conversion], extra: dict[str, bool]) -> dict:
+    from canvas_fm.cli.output import report_bad_chunks_by_path
     from canvas_fm.prepare.convert.preview import preview_conversion
 
     if args.dry_run:
-        print_result(preview_conversion(args.source, args.out, **(args.options.explicit | extra)), args.json)
-        return
+        return preview_conversion(args.source, args.out, **(args.options.explicit | extra))
     done = work(
         args.source, args.out, workers=args.workers, scheduler=args.scheduler, **args.options.explicit
     )
     skipped = report_bad_chunks_by_path({str(args.source): list(done.bad_chunks)})
     result = done.as_dict()
     result.pop("bad_chunks")
-    print_result(result, args.json, bad_chunks=skipped)
+    return result | skipped

@@ -56,8 +56,7 @@ def _faults(args: argparse.Namespace) -> list[str]:
     return []
 
 
-def run_audit(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.output import print_result
+def run_audit(args: argparse.Namespace) -> dict:
     from canvas_fm.data.points.points import Points
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.heads.labels.candidates import check_volume_name
@@ -68,12 +67,11 @@ def run_audit(args: argparse.Namespace) -> None:
     check_volume_name(cells, volume.name, args.cells)
     cells.check_inside(volume.shape_zyx)
     if args.out is not None:
-        print_result(_draw(args, volume, cells), args.json)
-        return
+        return _draw(args, volume, cells)
     if args.page:
         _answer(args, volume, cells)
     audit = audit_of(Points.read(args.labels), cells, source=args.labels)
-    print_result(audit.as_dict() if args.json else _for_people(audit), args.json)
+    return audit.as_dict() if args.json else _for_people(audit)
 
 
 def _answer(args: argparse.Namespace, volume: Any, cells: Any) -> None:

@@ -86,6 +86,6 @@ def run_feature_benchmark(args: argparse.Namespace) -> None:
     if args.out:
         write_text_atomic(Path(args.out), json.dumps(report, indent=1) + "\n")
     if args.json:
-        print_result(report, True, bad_chunks=skipped)
+        print_result(report | skipped, True)
     else:
         print(summary(report))

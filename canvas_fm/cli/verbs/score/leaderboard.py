@@ -71,18 +71,16 @@ def run_validate(args: argparse.Namespace) -> None:
         print(f"{args.submission} is sound: {counted(len(submission.cells), 'region')}")
 
 
-def run_submit(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.output import print_result
+def run_submit(args: argparse.Namespace) -> dict:
     from canvas_fm.evaluation.leaderboard.score_submissions import submit
 
     target = submit(args.submission, args.board, name=args.name, replace=args.overwrite)
-    print_result({"submitted": str(target)}, args.json)
+    return {"submitted": str(target)}
 
 
-def run_score(args: argparse.Namespace) -> None:
+def run_score(args: argparse.Namespace) -> dict:
     import sys
 
-    from canvas_fm.cli.output import print_result
     from canvas_fm.evaluation.leaderboard.score_submissions import score_board, write_page
 
     passed_over: dict[str, list[str]] = {}
@@ -96,11 +94,10 @@ def run_score(args: argparse.Namespace) -> None:
     result: dict[str, Any] = {"came out again" if args.check else "scored": done, "passed_over": passed_over}
     if not args.check:
         result["page"] = str(write_page(args.board))
-    print_result(result, args.json)
+    return result
 
 
-def run_page(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.output import print_result
+def run_page(args: argparse.Namespace) -> dict:
     from canvas_fm.evaluation.leaderboard.score_submissions import write_page
 
-    print_result({"page": str(write_page(args.board, args.out))}, args.json)
+    return {"page": str(write_page(args.board, args.out))}

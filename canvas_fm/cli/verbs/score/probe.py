@@ -83,8 +83,7 @@ def _fill_apply(apply: Parser) -> None:
     add_json(apply)
 
 
-def run_fit(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.output import print_result
+def run_fit(args: argparse.Namespace) -> dict:
     from canvas_fm.heads.probe.cross_validate import probe_fit
 
     probe, score = probe_fit(
@@ -101,11 +100,10 @@ def run_fit(args: argparse.Namespace) -> None:
         overwrite=args.overwrite,
     )
     result = {"probe": args.out, "sha256": probe.config.sha256, **score.to_json()}
-    print_result(result if args.json else {**_for_people(result), "probe": args.out}, args.json)
+    return result if args.json else {**_for_people(result), "probe": args.out}
 
 
-def run_apply(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.output import print_result
+def run_apply(args: argparse.Namespace) -> dict:
     from canvas_fm.heads.probe.probe import Probe
     from canvas_fm.inference.embed.store.embedding_store import Embeddings
 
@@ -114,7 +112,7 @@ def run_apply(args: argparse.Namespace) -> None:
     points.write(args.out)
     predicted = points.columns["predicted"].tolist()
     counts = {name: predicted.count(name) for name in probe.classes}
-    print_result({"written": args.out, "rows": len(points), "predicted": counts}, args.json)
+    return {"written": args.out, "rows": len(points), "predicted": counts}
 
 
 def _for_people(result: dict) -> dict:

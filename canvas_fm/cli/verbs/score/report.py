@@ -81,8 +81,8 @@ def _fill_report(report: Parser) -> None:
     add_volume_flags(report)
 
 
-def run_report(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.output import print_result, report_bad_chunks
+def run_report(args: argparse.Namespace) -> dict:
+    from canvas_fm.cli.output import report_bad_chunks
     from canvas_fm.viewing.report.report import report
 
     volumes = open_volumes(args)
@@ -108,7 +108,7 @@ def run_report(args: argparse.Namespace) -> None:
         **args.options.explicit,
     )
     report_bad_chunks([*volumes, *(background or [])])
-    print_result(result if args.json else _for_people(result, args.out), args.json)
+    return result if args.json else _for_people(result, args.out)
 
 
 def _for_people(result: dict[str, Any], out: str) -> dict[str, Any]:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_roi, add_verb, add_zyx_um, positive_float
+from canvas_fm.cli.parser import (
+    Parser,
+    Verbs,
+    add_json,
+    add_roi,
+    add_verb,
+    add_volume_flags,
+    add_zyx_um,
+    positive_float,
+)
 
 if TYPE_CHECKING:
     from canvas_fm.evaluation.detection.score import Score
@@ -58,35 +67,17 @@ def _fill_evaluate(parser: Parser) -> None:
     parser.add_argument(
         "--volume", metavar="VOLUME", help="the image: finds points outside, and is in the figure"
     )
-    for axis, axis_name in (("t", "time point"), ("c", "channel")):
-        parser.add_argument(
-            f"--{axis}",
-            type=int,
-            metavar="INDEX",
-            help=f"{axis_name} of the volume, where there is more than one",
-        )
     parser.add_output(
         "--figure",
         metavar="FIG.png",
         help="true positives, false positives and false negatives over the volume",
-    )
-    parser.add_argument(
-        "--missing-chunks",
-        choices=["error", "empty"],
-        default="error",
-        help="of the volume; see `info --help`",
-    )
-    parser.add_argument(
-        "--on-bad-chunk",
-        choices=["error", "skip"],
-        default="error",
-        help="of the volume; see `info --help`",
     )
     parser.add_output(
         "--out", metavar="REPORT.json", help="also write the result, with checksums of the files"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the intervals and of chance; default 0")
     add_json(parser)
+    add_volume_flags(parser, omit=["voxel_um", "marker"])
 
 
 def _fill_tables(parser: Parser) -> None:
@@ -122,14 +113,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
     if args.volume is not None:
         from canvas_fm.data.volume.volume import Volume
 
-        volume = Volume.open(
-            args.volume,
-            voxel_um=args.voxel_um,
-            t=args.t,
-            c=args.c,
-            missing_chunks=args.missing_chunks,
-            on_bad_chunk=args.on_bad_chunk,
-        )
+        volume = Volume.open(args.volume, voxel_um=args.voxel_um, **args.volume_options.explicit)
     stated = None if volume is None else volume.voxel_um
     score = evaluate(
         points,
@@ -207,8 +191,7 @@ def _for_people(score: Score) -> str:
     return "\n".join(f"{name:{width}}  {text}" for name, text in rows)
 
 
-def run_tables(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.output import print_result
+def run_tables(args: argparse.Namespace) -> dict:
     from canvas_fm.evaluation.tables.tables import make_tables
     from canvas_fm.evaluation.tables.write import write_tables
 
@@ -220,4 +203,4 @@ def run_tables(args: argparse.Namespace) -> None:
     result["f1"] = {
         model: {"own": gap[0], "elsewhere": gap[1]} for model, gap in gaps.items() if gap is not None
     }
-    print_result(result, args.json)
+    return result

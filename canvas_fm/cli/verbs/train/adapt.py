@@ -38,10 +38,10 @@ def _fill_adapt(adapt: Parser) -> None:
     add_volume_flags(adapt)
 
 
-def run_adapt(args: argparse.Namespace) -> None:
+def run_adapt(args: argparse.Namespace) -> dict:
     from dataclasses import asdict
 
-    from canvas_fm.cli.output import print_result, report_bad_chunks
+    from canvas_fm.cli.output import report_bad_chunks
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.models.load_model import load
     from canvas_fm.training.detector.adapt.adapt import adapt_detector
@@ -64,4 +64,4 @@ def run_adapt(args: argparse.Namespace) -> None:
         "written": args.out,
         "sha256": done.detector.sha256,
     }
-    print_result(result, args.json, bad_chunks=report_bad_chunks([volume]))
+    return result | report_bad_chunks([volume])

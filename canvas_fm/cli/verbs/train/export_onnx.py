@@ -29,16 +29,14 @@ def _fill_export_onnx(export: Parser) -> None:
     add_json(export)
 
 
-def run_export_onnx(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.output import print_result
+def run_export_onnx(args: argparse.Namespace) -> dict:
     from canvas_fm.models.load_model import load
     from canvas_fm.models.onnx_export.graph import export_onnx
 
     exported = export_onnx(load(args.model), args.out, overwrite=args.overwrite)
-    result = {
+    return {
         "written": str(exported.path),
         "description": str(exported.description),
         "max_difference": exported.max_difference,
         "sha256": exported.sha256,
     }
-    print_result(result, args.json)

@@ -47,8 +47,8 @@ def _fill_pretrain(pretrain: Parser) -> None:
     add_training_flags(pretrain)
 
 
-def run_pretrain(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.output import print_result, report_bad_chunks
+def run_pretrain(args: argparse.Namespace) -> dict:
+    from canvas_fm.cli.output import report_bad_chunks
     from canvas_fm.training.mae.pretrain import pretrain
     from canvas_fm.viewing.info.models import describe_run
 
@@ -57,7 +57,7 @@ def run_pretrain(args: argparse.Namespace) -> None:
     with advise_resume(args):
         run = pretrain(args.recipe, volumes, background=background, **training_options(args))
     skipped = report_bad_chunks([*volumes, *(background or [])])
-    print_result(describe_run(run.path), args.json, bad_chunks=skipped)
+    return describe_run(run.path) | skipped
 
 
 @contextmanager

@@ -26,9 +26,8 @@ def _fill_push(push: Parser) -> None:
     add_json(push)
 
 
-def run_push(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.output import print_result
+def run_push(args: argparse.Namespace) -> dict:
     from canvas_fm.models.folder.push import push
 
     pushed = push(args.model, args.to, private=args.private)
-    print_result({"address": pushed.address, "page": pushed.url, "files": ", ".join(pushed.files)}, args.json)
+    return {"address": pushed.address, "page": pushed.url, "files": ", ".join(pushed.files)}

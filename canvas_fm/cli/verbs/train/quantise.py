@@ -48,8 +48,8 @@ def _fill_quantise(quantise: Parser) -> None:
     add_volume_flags(quantise)
 
 
-def run_quantise(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.output import print_result, report_bad_chunks
+def run_quantise(args: argparse.Namespace) -> dict:
+    from canvas_fm.cli.output import report_bad_chunks
     from canvas_fm.data.volume.volume import Volume
     from canvas_fm.heads.quantise import quantise
     from canvas_fm.models.load_model import load
@@ -69,7 +69,7 @@ def run_quantise(args: argparse.Namespace) -> None:
     )
     skipped = report_bad_chunks([*volumes, *calibrate])
     result = check.model_dump(mode="json") if args.json else _for_people(check.summary())
-    print_result(result, args.json, bad_chunks=skipped)
+    return result | skipped
 
 
 def _for_people(result: dict[str, object]) -> dict[str, object]:

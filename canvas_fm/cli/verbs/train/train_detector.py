@@ -50,8 +50,8 @@ def _fill_train_detector(train: Parser) -> None:
     add_training_flags(train)
 
 
-def run_train_detector(args: argparse.Namespace) -> None:
-    from canvas_fm.cli.output import print_result, report_bad_chunks
+def run_train_detector(args: argparse.Namespace) -> dict:
+    from canvas_fm.cli.output import report_bad_chunks
     from canvas_fm.training.detector.train import train_detector
     from canvas_fm.viewing.info.models import describe_run
 
@@ -71,4 +71,4 @@ def run_train_detector(args: argparse.Namespace) -> None:
             **training_options(args),
         )
     skipped = report_bad_chunks([*volumes, *(masks or []), *(background or [])])
-    print_result(describe_run(run.path), args.json, bad_chunks=skipped)
+    return describe_run(run.path) | skipped
