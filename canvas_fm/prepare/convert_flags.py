@@ -137,7 +137,9 @@ class ConvertOptions(DestripeOptions, FlatFieldOptions):
     )
 
     @model_validator(mode="after")
-    def _labels_are_left_as_they_are(self) -> ConvertOptions:
+    def _what_goes_together(self) -> ConvertOptions:
+        if len(set(self.c)) < len(self.c):
+            raise ValueError(f"--c is {' '.join(map(str, self.c))}; give each channel once")
         if self.labels and (self.destripe or self.flat_field or self.flat):
             raise ValueError("--labels are written as they are: leave --destripe and --flat-field out")
         if self.flat_field and self.flat:

@@ -14,7 +14,8 @@ import tifffile
 
 from canvas_fm.data.dataset.dataset_addresses import LABEL, MARKERS, SPLITS, Brain, brains_in
 from canvas_fm.data.points.points import Points, inside
-from canvas_fm.data.volume.tiff.pages import use_tiff
+from canvas_fm.data.points.repeated import repeated_rows
+from canvas_fm.data.volume.tiff.pages import count_planes, use_tiff
 from canvas_fm.data.volume.tiff.plane_series import GAP, usual_step
 from canvas_fm.errors import CanvasError, counted
 from canvas_fm.progress import bar
@@ -39,8 +40,8 @@ def check_dataset(path: str | Path, *, progress: bool | None = None) -> DatasetC
     """Look at every plane's header and every annotation of a data set in a folder or a `.tar`.
 
     Faults: unknown markers; planes that are missing, doubled, damaged, or of another size or type than most;
-    gaps in z; brains without annotations; files that cannot be read; annotations outside the volume. Raises
-    CanvasError where there is no data set at all.
+    gaps in z; brains without annotations; files that cannot be read; annotations outside the volume or twice.
+    Raises CanvasError where there is no data set at all.
     """
     root, faults, held = Path(path), list[str](), dict[str, dict[str, Any]]()
     brains = brains_in(root)
@@ -61,7 +62,9 @@ def _depth(numbers: Sequence[int]) -> int:
 
 
 def _header(tiff: tifffile.TiffFile) -> tuple[tuple[int, ...], str]:
-    """Shape and type of the first page, whose voxels have to be there."""
+    """Shape and type of the only plane, whose voxels have to be there."""
+    if (held := count_planes(tiff)) != 1:
+        raise CanvasError(f"{tiff.filename} holds {counted(held, 'plane')}; each file is one")
     page: Any = tiff.pages.first
     ends = (offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True))
     if max(ends, default=0) > tiff.filehandle.size:
@@ -155,6 +158,11 @@ class _Checked:
                 self.faults.append(f"{region.path.name}: {problem}")
                 continue
             held[name] = len(points)
+            if repeated := repeated_rows(points.zyx):
+                self.faults.append(
+                    f"{region.path.name}: {repeated} of {counted(len(points), 'annotation')} repeat the "
+                    "position of another"
+                )
             if shape is None or not len(points):
                 continue
             outside = int((~inside(points.zyx, shape)).sum())

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from canvas_fm.data.store.keys import METADATA, Stamp, split_key
-from canvas_fm.data.store.lfs_pointers import FETCH_ANNEX
+from canvas_fm.data.store.lfs_pointers import ANNEX_OBJECTS, FETCH_ANNEX
 from canvas_fm.data.store.remote.address import looks_remote
 from canvas_fm.data.store.remote.remote_store import Remote
 from canvas_fm.errors import CanvasError, DamagedStore
@@ -165,6 +165,9 @@ Files = Folder | Zipped | Remote
 def missing_path(path: Path) -> CanvasError:
     """The error for a path that is not there."""
     if path.is_symlink():
+        target = os.readlink(path)
+        if ANNEX_OBJECTS in target:
+            return CanvasError(f"{path} is a link to {target}, which is not here; {FETCH_ANNEX}")
         return CanvasError(f"{path} is a link that leads nowhere or in a circle; give the file itself")
     if set("*?[") & set(path.name) and path.parent.is_dir():
         return CanvasError(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 _LFS = b"version https://git-lfs.github.com/spec/"
 POINTER_BYTES = len(_LFS)  # that tell one
+ANNEX_OBJECTS = "annex/objects/"  # in what links of git-annex lead to
 _ANNEX = b"/annex/objects/"
 FETCH_ANNEX = "fetch it: git annex get, datalad get"
 _FETCH_LFS = "fetch it: git lfs pull"

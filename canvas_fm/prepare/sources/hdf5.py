@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from canvas_fm.data.volume.stored.channel import pick
 from canvas_fm.errors import CanvasError
 from canvas_fm.prepare.convert_flags import ConvertOptions
-from canvas_fm.prepare.sources.hdf5_dataset import Hdf5Channel, axes_of, images_of, stored_dtype
-from canvas_fm.prepare.sources.imaris import IMARIS, open_imaris
+from canvas_fm.prepare.sources.hdf5_dataset import Hdf5Channel, axes_of, images_of, lost_level, stored_dtype
+from canvas_fm.prepare.sources.imaris import COARSER_IMARIS, IMARIS, open_imaris
 from canvas_fm.prepare.sources.opened_file import OpenedFile, usable_voxel_um
 
 HDF5 = (".h5", ".hdf5", ".hdf", ".ims")
@@ -23,10 +24,16 @@ def open_hdf5(path: Path, options: ConvertOptions) -> OpenedFile:
     try:
         file = h5py.File(path, "r")
     except OSError as problem:
-        raise CanvasError(f"{path} is no readable HDF5 file: {problem}") from problem
+        raise CanvasError(f"{path} {_why_unreadable(problem)}") from problem
     if IMARIS in file:
         return open_imaris(path, file, options.t)
+    if COARSER_IMARIS in file:
+        raise CanvasError(f"{path} lacks its finest level, {IMARIS}; write or copy it again")
     name, data = _chosen(path, images_of(file), options.dataset)
+    if options.dataset is None and (finest := lost_level(name)) is not None:
+        raise CanvasError(
+            f"{path} holds {name}, a coarser level, and lacks the finest one, {finest}; copy all of its files"
+        )
     axes = axes_of(path, data)
     stated = next((data.attrs[key] for key in _SIZES if key in data.attrs), None)
     voxel_um = None if stated is None else usable_voxel_um(stated)
@@ -42,6 +49,16 @@ def open_hdf5(path: Path, options: ConvertOptions) -> OpenedFile:
     ]
     names = [f"channel {c}" for c in range(several)] if "c" in axes else [name]
     return OpenedFile(channels, names, voxel_um, why)
+
+
+def _why_unreadable(problem: OSError) -> str:
+    """What HDF5's message means for whoever has the file."""
+    text = str(problem)
+    if "unable to lock file" in text:
+        return "is open in a program that writes it; close it there, or wait until it is done"
+    if cut := re.search(r"truncated file: eof = (\d+).*stored_eof = (\d+)", text):
+        return f"is cut short: it has {int(cut[1]):,} of {int(cut[2]):,} bytes; copy it again"
+    return f"is no readable HDF5 file: {text}"
 
 
 def _chosen(path: Path, held: dict[str, Any], name: str | None) -> tuple[str, Any]:

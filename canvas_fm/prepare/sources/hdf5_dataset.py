@@ -225,6 +225,12 @@ def _is_coarser(name: str, held: Mapping[str, Any]) -> bool:
     return match is not None and match[3] != "0" and f"{match[1]}0/cells" in held
 
 
+def lost_level(name: str) -> str | None:
+    """Name of BigDataViewer's finest level where a data set is a coarser one; None for others."""
+    match = _BDV.fullmatch(name)
+    return None if match is None or match[3] == "0" else f"{match[1]}0/cells"
+
+
 def stored_dtype(file: Any, name: str, data: Any) -> np.dtype:
     """The type of a data set's values: BigDataViewer keeps uint16 as int16, unless it says otherwise."""
     match = _BDV.fullmatch(name)

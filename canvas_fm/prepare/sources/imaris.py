@@ -16,6 +16,7 @@ from canvas_fm.prepare.sources.hdf5_dataset import Hdf5Channel
 from canvas_fm.prepare.sources.opened_file import OpenedFile, usable_voxel_um
 
 IMARIS = "DataSet/ResolutionLevel 0"
+COARSER_IMARIS = "DataSet/ResolutionLevel 1"
 _IMAGE = "DataSetInfo/Image"
 _log = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from canvas_fm.data.store.lfs_pointers import why_unfetched
 from canvas_fm.errors import CanvasError, DamagedStore
 
 _HINT = "copy it again, or if they are meant to be empty, give --missing-chunks empty"
@@ -22,6 +23,9 @@ def refuse_missing(
     start = len(str(folder)) + 1
     held = {str(file)[start:].replace(os.sep, "/") for file in files}
     lacking = [key for cell in itertools.product(*names) if (key := mark.join(cell)) not in held]
+    unfetched = why_unfetched(folder / lacking[0]) if lacking else None
+    if unfetched is not None:
+        raise DamagedStore(path, "image", lacking[0], *unfetched)
     if lacking:
         raise _missing(path, "image", lacking[0], len(lacking), math.prod(map(len, names)))
 

@@ -28,7 +28,12 @@ from canvas_fm.prepare.sources.bioio_file import BIOIO, open_bioio
 from canvas_fm.prepare.sources.hdf5 import HDF5, open_hdf5
 from canvas_fm.prepare.sources.hdf5_dataset import Hdf5Channel
 from canvas_fm.prepare.sources.opened_file import OpenedFile, Voxels
-from canvas_fm.prepare.sources.tensorstore_folder import find_folder, open_folder, refuse_missing_files
+from canvas_fm.prepare.sources.tensorstore_folder import (
+    files_below,
+    find_folder,
+    open_folder,
+    refuse_missing_files,
+)
 
 
 @dataclass(frozen=True)
@@ -94,12 +99,13 @@ def open_source(path: str | Path, options: ConvertOptions) -> Source:
     if not path.exists() and in_tar(path) is None:
         raise missing_path(path)
     if suffix in (*HDF5, *BIOIO):
+        _refuse_elsewhere(path)
         opened = (open_hdf5 if suffix in HDF5 else open_bioio)(path, options)
         source = _opened(path, opened, options, [path])
         if suffix in HDF5:
             source = _whole_hdf5(source, options)
     elif (array_folder := find_folder(path)) is not None:
-        files = sorted(file for file in array_folder.folder.rglob("*") if file.is_file())
+        files = files_below(array_folder.folder)
         if options.missing_chunks == "error":
             refuse_missing_files(path, array_folder, files)
         source = _opened(path, open_folder(path, array_folder, options), options, files)
@@ -107,6 +113,16 @@ def open_source(path: str | Path, options: ConvertOptions) -> Source:
         source = _volumes(path, options)
     _check_alike(source)
     return replace(source, reopen=partial(open_source, path.absolute(), options))
+
+
+def _refuse_elsewhere(path: Path) -> None:
+    """Raise CanvasError for a file that is no file of its own: in an archive, or not fetched yet."""
+    archive = in_tar(path)
+    if archive is not None:
+        raise CanvasError(f"{path} lies in {archive[0].archive.name}, of which TIFF alone is read; unpack it")
+    unfetched = why_unfetched(path)
+    if unfetched is not None:
+        raise CanvasError(f"{path} {'; '.join(unfetched)}")
 
 
 def _volumes(path: Path, options: ConvertOptions) -> Source:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from canvas_fm.data.store.lfs_pointers import why_unfetched
 from canvas_fm.data.zyx import Zyx, ZyxLike, ZyxUm, whole_zyx
 from canvas_fm.errors import CanvasError, DamagedStore, MissingExtra
 from canvas_fm.prepare.convert_flags import ConvertOptions
@@ -52,8 +53,10 @@ class TensorStoreChannel:
         try:
             return np.asarray(self._array[box].read().result())
         except Exception as problem:  # TensorStore has one type for all that goes wrong
-            cause = f"cannot be decoded ({problem})"
-            raise DamagedStore(self.path, "image", f"near {origin}", cause, "copy it again") from problem
+            named = re.search(r'local file "([^"]+)"', str(problem))
+            unfetched = why_unfetched(Path(named[1])) if named else None
+            why = unfetched or (f"cannot be decoded ({problem})", "copy it again")
+            raise DamagedStore(self.path, "image", f"near {origin}", *why) from problem
 
     def read_into(self, box: np.ndarray, origin_zyx: ZyxLike) -> None:
         box[:] = self.read(origin_zyx, box.shape)
@@ -77,7 +80,11 @@ def find_folder(path: Path) -> ArrayFolder | None:
             metadata = _json(folder / "attributes.json")
             if "dimensions" in metadata and "blockSize" in metadata:
                 return ArrayFolder("n5", folder, _json(image / "attributes.json") | metadata)
-    if "n5" in _json(path / "attributes.json") and (arrays := _arrays_in(path)):
+    if (path / "attributes.json").is_file() and (arrays := _arrays_in(path)):
+        if arrays == ["."]:
+            raise CanvasError(
+                f"{path} lacks its finest level, s0; copy it again, or give the folder of another level"
+            )
         listing = ", ".join(arrays[:8]) + (", …" if len(arrays) > 8 else "")
         raise CanvasError(f"{path} is an N5 container; give the folder of one image in it: {listing}")
     info = _json(path / "info")
@@ -127,10 +134,24 @@ def open_folder(path: Path, array_folder: ArrayFolder, options: ConvertOptions) 
         )
     several = range(array.shape[3])
     channels = [TensorStoreChannel(path, array[..., c]) for c in several]
+    _refuse_coarser(path, array_folder.metadata["scales"])
     size = array_folder.metadata["scales"][0].get("resolution")
     voxel_um = usable_voxel_um([n / 1000 for n in size[::-1]]) if size else None
     _warn_offset(path, array.domain.origin[:3])
     return OpenedFile(channels, [f"channel {c}" for c in several], voxel_um)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """The files of a folder and of those in it, in order; folders that are links are followed, each once."""
+    files, seen = list[Path](), set[str]()
+    for root, inner, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            inner.clear()
+            continue
+        seen.add(real)
+        files += [file for name in names if (file := Path(root, name)).is_file()]
+    return sorted(files)
 
 
 def refuse_missing_files(path: Path, array_folder: ArrayFolder, files: Sequence[Path]) -> None:
@@ -152,6 +173,17 @@ def refuse_missing_files(path: Path, array_folder: ArrayFolder, files: Sequence[
     folder = folder / key
     refuse_packed(path, folder, files)
     refuse_missing(path, folder, files, names, "_")
+
+
+def _refuse_coarser(path: Path, scales: Sequence[dict[str, Any]]) -> None:
+    """Raise CanvasError where the first scale, which has to be the finest, is not."""
+    first, *others = scales
+    for other in others:
+        if any(a > b for a, b in zip(other["size"], first["size"], strict=True)):
+            raise CanvasError(
+                f"{path}: its scale {other.get('key')!r} is finer than the first one, {first.get('key')!r}; "
+                "put the finest first in its file 'info'"
+            )
 
 
 def _warn_offset(path: Path, origin_xyz: Sequence[int]) -> None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import csv
+import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from canvas_fm.data.volume.tiff.plane_series import usual_step
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.zyx import Zyx
 from canvas_fm.errors import CanvasError
 from canvas_fm.prepare.convert_flags import StitchOptions
 
 _SMARTSPIM = re.compile(r"(-?\d+)_(-?\d+)")
+_log = logging.getLogger(__name__)
 _PER_UM = 10.0  # SmartSPIM counts stage positions in tenths of a micrometre
 
 
@@ -52,12 +56,38 @@ def find_tiles(path: Path, options: StitchOptions) -> list[Tile]:
             )
     unit = np.array(first.voxel_um) * _PER_UM if options.positions is None else np.ones(3)
     voxels = {name: np.array(place[1]) / unit for name, place in places.items()}
+    if options.positions is None:
+        for name, planes in _planes_above(path, volumes).items():
+            voxels[name][0] = planes
     low = np.min(list(voxels.values()), axis=0)
     tiles = []
     for name, volume in volumes.items():
         z, y, x = (int(n) for n in np.rint(voxels[name] - low))
         tiles.append(Tile(name, volume, (z, y, x)))
     return tiles
+
+
+def _planes_above(path: Path, volumes: Mapping[str, Volume]) -> dict[str, int]:
+    """How many planes of the highest tile lie above each one, by the numbers that name their planes; 0 where
+    names are no numbers, or numbers of one series through all tiles."""
+    stems = {name: [file.stem for file in volume.files] for name, volume in volumes.items()}
+    none = dict.fromkeys(volumes, 0)
+    if not all(stem.isdecimal() for names in stems.values() for stem in names):
+        return none
+    numbers = {name: [int(stem) for stem in names] for name, names in stems.items()}
+    low, high = min(min(n) for n in numbers.values()), max(max(n) for n in numbers.values())
+    step = usual_step(next(iter(numbers.values())))
+    above = {name: round((planes[0] - low) / step) for name, planes in numbers.items()}
+    if any(2 * count > len(numbers[name]) for name, count in above.items()):
+        return none
+    for name, planes in numbers.items():
+        if (planes[0], planes[-1]) != (low, high):
+            first, last = stems[name][0], stems[name][-1]
+            _log.warning(
+                "%s: tile %s has planes %s to %s, others from %d to %d; what it lacks is black",
+                path, name, first, last, low, high,
+            )  # fmt: skip
+    return above
 
 
 def _of_folder(path: Path) -> dict[str, tuple[Path, tuple[float, float, float]]]:

@@ -11,6 +11,7 @@ from canvas_fm.data.points.formats.cellfinder_yaml import YAML
 from canvas_fm.data.points.formats.npy_table import NPY, is_table
 from canvas_fm.data.points.formats.read_write import suffix_of, suffixes
 from canvas_fm.data.precomputed.read_annotations import is_annotations
+from canvas_fm.data.store.files import missing_path
 from canvas_fm.data.store.tar_index import in_tar, on_disk
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
@@ -34,7 +35,7 @@ def describe(path: str | Path, **volume_options: Any) -> dict[str, Any]:
 
             return describe_model(find("model", path)) | figures_of(str(path))
         if path.is_symlink():
-            raise CanvasError(f"{path} is a link that leads nowhere or in a circle; give the file itself")
+            raise missing_path(path)
         raise CanvasError(f"{path} does not exist, and no shipped model has that name")
     if _is_points(path):
         return _describe_points(path)

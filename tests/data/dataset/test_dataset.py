@@ -94,9 +94,12 @@ def test_all_faults_are_found_at_once(written, tmp_path, capsys):
     planes[6].write_bytes(planes[7].read_bytes()[:600])
     tifffile.imwrite(planes[8], np.zeros((48, 70), np.uint16))
     tifffile.imwrite(planes[9], np.zeros((48, 72), np.uint8))
+    tifffile.imwrite(planes[10], np.zeros((2, 48, 72), np.uint16), photometric="minisblack")
     shutil.copy(planes[1], image / planes[1].name.replace("000010", "00010"))
     (image / "notes.tif").write_bytes(planes[1].read_bytes())
-    (root / "NeuN_phantom/label/TRAIN/NeuN_phantom_region1_gt.csv").write_text("x,y,z\n700,2,3\n1,2,3\n")
+    (root / "NeuN_phantom/label/TRAIN/NeuN_phantom_region1_gt.csv").write_text(
+        "x,y,z\n700,2,3\n1,2,3\n1,2,3\n"
+    )
     (root / "NeuN_phantom/label/TRAIN/NeuN_phantom_region2_gt.csv").write_text("a,b\n1,2\n")
     shutil.rmtree(root / "IBA1_phantom/label")
     (root / "IBA1_phantom").rename(root / "Iba2_phantom")
@@ -108,7 +111,9 @@ def test_all_faults_are_found_at_once(written, tmp_path, capsys):
         "has shape (48, 72), uint8",
         "are the same plane",
         "notes.tif is not named",
-        "1 of 2 annotations lie outside",
+        "000100_ch1.tiff holds 2 planes; each file is one",
+        "1 of 3 annotations lie outside",
+        "1 of 3 annotations repeat the position of another",
         "region2_gt.csv:",
         "Iba2_phantom: the marker of its name is unknown",
         "Iba2_phantom: there are no annotations",
@@ -120,7 +125,7 @@ def test_all_faults_are_found_at_once(written, tmp_path, capsys):
     assert main(["dataset", "check", str(root)]) == 1
     shown = capsys.readouterr()
     assert "are the same plane" in shown.out
-    assert "11 faults" in shown.err
+    assert "13 faults" in shown.err
 
 
 def test_the_verbs_write_and_check(tmp_path, capsys):

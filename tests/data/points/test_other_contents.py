@@ -58,3 +58,11 @@ def test_planes_given_as_points_are_said_as_that(tmp_path):
     (tmp_path / "z000.TIF").write_bytes(b"II*")
     with pytest.raises(CanvasError, match="is a folder of TIFF planes, where points are expected"):
         Points.read(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".xlsx", ".parquet", ".npy", ".json", ".xml", ".nml", ".yml"])
+def test_pointers_of_git_annex_are_said_as_that_in_every_format(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    path.write_text("/annex/objects/SHA256E-s10--ab\n")
+    with pytest.raises(CanvasError, match=f"{suffix} holds a pointer of git-annex .*git annex get"):
+        Points.read(path)

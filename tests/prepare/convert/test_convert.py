@@ -379,3 +379,8 @@ def test_an_output_that_is_a_broken_link_is_said_as_that(tmp_path):
     (tmp_path / "a.zarr").symlink_to(tmp_path / "disk/a.zarr")
     with pytest.raises(CanvasError, match=r"a\.zarr is a link to .*disk/a\.zarr, which is not there"):
         cf.convert(tmp_path / "planes", tmp_path / "a.zarr", voxel_um=UM)
+
+
+def test_a_channel_is_given_once(tmp_path):
+    with pytest.raises(CanvasError, match="--c is 1 1; give each channel once"):
+        cf.convert(tmp_path, tmp_path / "a.zarr", c=(1, 1))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import builtins
 import json
+import subprocess
+import sys
+import tarfile
 
 import h5py
 import numpy as np
@@ -266,3 +269,45 @@ def test_files_that_link_to_each_other_end(tmp_path):
             file["next"] = h5py.ExternalLink(other, "/")
     with pytest.raises(CanvasError, match="holds no image"):
         cf.convert(tmp_path / "a.h5", tmp_path / "a.zarr")
+
+
+ANNEX = "annex/objects/SHA256E-s10--ab/SHA256E-s10--ab"
+
+
+@pytest.mark.parametrize("name", ["a.h5", "a.ims", "a.czi"])
+@pytest.mark.parametrize("link", [True, False])
+def test_files_that_were_not_fetched_are_said_as_that(tmp_path, name, link):
+    if link:
+        (tmp_path / name).symlink_to(f".git/{ANNEX}")
+    else:
+        (tmp_path / name).write_text(f"/{ANNEX}")
+    with pytest.raises(CanvasError, match="git annex get, datalad get"):
+        cf.convert(tmp_path / name, tmp_path / "a.zarr")
+
+
+def test_a_file_that_is_cut_or_open_elsewhere_is_said_as_that(tmp_path):
+    writer = "import h5py, sys; f = h5py.File(sys.argv[1], 'w'); f['a'] = [1]; f.flush(); print(); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", writer, str(tmp_path / "a.h5")], **pipes) as other:
+        assert other.stdout.readline()
+        with pytest.raises(CanvasError, match="is open in a program that writes it"):
+            cf.convert(tmp_path / "a.h5", tmp_path / "a.zarr")
+        other.communicate(b"\n")
+    content = (tmp_path / "a.h5").read_bytes()
+    (tmp_path / "a.h5").write_bytes(content[:-100])
+    with pytest.raises(CanvasError, match=r"is cut short: it has [\d,]+ of [\d,]+ bytes; copy it again"):
+        cf.convert(tmp_path / "a.h5", tmp_path / "a.zarr")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(tmp_path / "a.h5", "a.h5")
+    with pytest.raises(CanvasError, match=r"lies in a\.tar, of which TIFF alone is read; unpack it"):
+        cf.convert(tmp_path / "a.tar/a.h5", tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize(
+    "name", ["t00000/s00/1/cells", "DataSet/ResolutionLevel 1/TimePoint 0/Channel 0/Data"]
+)
+def test_a_coarser_level_alone_is_never_taken_for_the_finest(tmp_path, name):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file[name] = VOXELS
+    with pytest.raises(CanvasError, match=r"lacks (its|the) finest"):
+        cf.convert(tmp_path / "a.h5", tmp_path / "a.zarr", voxel_um=(4, 2, 2))

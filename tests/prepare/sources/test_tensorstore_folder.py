@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import numpy as np
 import pytest
 
 import canvas_fm as cf
-from canvas_fm.errors import CanvasError, MissingExtra
+from canvas_fm.errors import CanvasError, DamagedStore, MissingExtra
 from tests.prepare.planes import voxels
 
 VOXELS = voxels((20, 33, 47))
+ANNEX = "annex/objects/SHA256E-s10--ab/SHA256E-s10--ab"
 
 
 def write_n5(folder, about):
@@ -83,3 +85,42 @@ def test_what_is_lacking_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorstore", None)
     with pytest.raises(MissingExtra, match=r"canvas-fm\[tensorstore\]"):
         cf.convert(folder, tmp_path / "a.zarr", voxel_um=(4, 2, 2))
+
+
+def test_a_coarser_level_is_never_taken_for_the_finest(tmp_path):
+    write_n5(tmp_path / "a.n5/s1", {})
+    (tmp_path / "a.n5/attributes.json").write_text('{"scales": [[1, 1, 1], [2, 2, 2]]}')
+    with pytest.raises(CanvasError, match="lacks its finest level, s0"):
+        cf.convert(tmp_path / "a.n5", tmp_path / "a.zarr", voxel_um=(4, 2, 2))
+    folder = write_precomputed(tmp_path / "b")
+    info = json.loads((folder / "info").read_text())
+    coarser = info["scales"][0] | {"key": "c", "size": [24, 17, 10]}
+    (folder / "info").write_text(json.dumps(info | {"scales": [coarser, *info["scales"]]}))
+    with pytest.raises(CanvasError, match="is finer than the first one, 'c'; put the finest first"):
+        cf.convert(folder, tmp_path / "a.zarr", missing_chunks="empty")
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_a_block_that_git_annex_has_not_fetched_is_said_as_that(tmp_path, link):
+    block = write_n5(tmp_path / "a.n5", {}) / "0/0/1"
+    block.unlink()
+    if link:
+        block.symlink_to(f"../../../.git/{ANNEX}")
+    else:
+        block.write_text(f"/{ANNEX}")
+    with pytest.raises(DamagedStore, match="git annex get, datalad get"):
+        cf.convert(tmp_path / "a.n5", tmp_path / "a.zarr", voxel_um=(4, 2, 2))
+
+
+def test_a_level_that_is_a_link_to_another_disk_is_part_of_the_source(tmp_path):
+    folder = write_precomputed(tmp_path / "a")
+    level = next(place for place in folder.iterdir() if place.is_dir())
+    level.rename(tmp_path / "disk")
+    level.symlink_to(tmp_path / "disk")
+    (tmp_path / "disk/round").symlink_to(folder)  # links that go in a circle end
+    done = cf.convert(folder, tmp_path / "a.zarr")
+    np.testing.assert_array_equal(np.asarray(cf.Volume.open(done.path)), VOXELS)
+    block = next(file for file in (tmp_path / "disk").iterdir() if file.is_file())
+    block.write_bytes(bytes(block.stat().st_size))
+    with pytest.raises(CanvasError, match="was made from another source"):
+        cf.convert(folder, tmp_path / "a.zarr")

@@ -13,9 +13,10 @@ from scipy.ndimage import gaussian_filter, shift
 import canvas_fm as cf
 from canvas_fm.cli import main
 from canvas_fm.errors import CanvasError
+from canvas_fm.prepare.convert_flags import StitchOptions
 from canvas_fm.prepare.stitch.fuse import FusedTiles
 from canvas_fm.prepare.stitch.offsets import Pair, find_shift, solve, unplaced
-from canvas_fm.prepare.stitch.tiles import Tile
+from canvas_fm.prepare.stitch.tiles import Tile, find_tiles
 from tests.prepare.planes import bytes_of
 
 UM = (4.0, 2.0, 2.0)
@@ -221,3 +222,25 @@ def test_an_overlap_passes_from_one_tile_to_the_other():
     assert (line[40:] == 200).all()
     assert (np.diff(line[19:41]) > 0).all()
     assert np.diff(line).max() <= 10
+
+
+@pytest.mark.parametrize(("lost", "z"), [(0, 1), (9, 0), (None, 0)])
+def test_a_tile_without_its_first_planes_begins_below_the_others(scene, tmp_path, caplog, lost, z):
+    write_tiles(tmp_path / "tiles", scene)
+    folder = tmp_path / "tiles/001440/001440_000000"
+    if lost is not None:
+        (folder / f"{lost * 40:06d}.tiff").unlink()
+    tiles = find_tiles(tmp_path / "tiles", StitchOptions.of(voxel_um=UM))
+    assert {tile.name: tile.position_zyx[0] for tile in tiles if tile.position_zyx[0]} == (
+        {folder.name: z} if z else {}
+    )
+    assert ("tile 001440_000000 has planes" in caplog.text) == (lost is not None)
+
+
+def test_numbers_of_one_series_through_all_tiles_are_no_depths(scene, tmp_path):
+    write_tiles(tmp_path / "tiles", scene)
+    for place, folder in enumerate(sorted((tmp_path / "tiles").glob("*/*"))):
+        for file in sorted(folder.iterdir(), reverse=True):
+            file.rename(folder / f"{int(file.stem) + 400 * place:06d}.tiff")
+    tiles = find_tiles(tmp_path / "tiles", StitchOptions.of(voxel_um=UM))
+    assert {tile.position_zyx[0] for tile in tiles} == {0}

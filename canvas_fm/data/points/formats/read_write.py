@@ -132,6 +132,8 @@ def read_points(
         raise CanvasError(f"{path} {what}; {how}")
     elif not path.is_file():
         raise CanvasError(f"no points file at {path}; give a .csv or .parquet with columns z, y, x")
+    elif (unfetched := why_unfetched(path)) is not None:
+        raise CanvasError(f"{path} {'; '.join(unfetched)}")
     else:
         points = _read(path, format_of(path, format), columns, voxel_um)
     stated = voxel_um_of(points.meta)

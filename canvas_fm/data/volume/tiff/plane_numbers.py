@@ -34,6 +34,7 @@ _SEVERAL = {
     ),
     "positions": re.compile(
         r"(?<![a-z])pos(?:ition)?[ _]?(\d+)|(?<![a-z])(?:series|xy\d*_|s)(\d+)(?=_)"
+        r"|(?<![a-z])xy(\d+)(?=_?z\0)"  # Keyence, Nikon
         r"|(?<=\d)f(\d+)(?=[pl]\0?\d*)",  # fields of Opera (r01c01f01p01) and Yokogawa (T0001F001L01)
         re.IGNORECASE,
     ),
@@ -133,8 +134,9 @@ def _counts_in_hexadecimal(numbers: Sequence[str]) -> bool:
 
 
 def _stem(path: Path) -> str:
-    """File name without .tif and .ome; accents as one letter each, which macOS writes as two."""
-    stem = unicodedata.normalize("NFC", path.stem)
+    """File name without .tif and .ome; accents as one letter each, which macOS writes as two; one blank
+    before a number that blanks pad."""
+    stem = re.sub(r" +(?=\d)", " ", unicodedata.normalize("NFC", path.stem))
     return stem.removesuffix(".ome") if stem.lower().endswith(".ome") else stem
 
 

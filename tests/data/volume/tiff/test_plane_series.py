@@ -37,6 +37,7 @@ def order(names: list[str], c: int | None = None, **options: bool) -> list[str |
         "Z{:d}.ome",
         "10-00_brain_UltraII[00 x 00]_C00_xyz-Table Z{:04d}.ome",
         "c1z{:03d}",  # channel and plane run together
+        "brain_{:4d}",  # padded with blanks
     ],
 )
 def test_planes_come_in_the_order_of_their_numbers(pattern):
@@ -133,6 +134,7 @@ def test_steps_of_one_and_a_half_that_were_rounded_are_no_gap():
         ("b_UltraII[{:02d} x 00]_C00_xyz-Table Z{:04d}.ome.tif", "2 tiles"),
         ("img_channel000_position{:03d}_time000000000_z{:03d}.tif", "2 positions"),
         ("img_channel000_position000_time{:09d}_z{:03d}.tif", "2 time points"),
+        ("Image_XY{:02d}_Z{:03d}_CH1.tif", "2 positions"),
         ("r01c01f{:02d}p{:02d}-ch1sk1fk1fl1.tiff", "2 positions"),
         ("Plate_A01_T0001F{:03d}L01A01Z{:02d}C01.tif", "2 positions"),
     ],
