@@ -15,14 +15,13 @@ from starlette.routing import Route
 from canvas_fm.data.volume.volume_flags import VolumeOptions
 from canvas_fm.errors import CanvasError
 from serving.api.bodies import (
-    GONE,
     check_whitening,
     decoded,
-    disconnected,
     media_type,
     read_crops,
     read_model,
     reply,
+    while_connected,
 )
 from serving.api.description.endpoint import JSON, NPY, SAFE, Endpoint
 from serving.api.description.openapi import document
@@ -30,7 +29,6 @@ from serving.api.description.query import no_query, read_query
 from serving.api.json_reply import json_reply
 from serving.api.routes import detect, embed_json, indexes, jobs, openai, refine, review, tiles
 from serving.api.routes.review import HostedReview
-from serving.core.batching.thread_pool import cancel_on_disconnect
 from serving.core.core import Core
 from serving.core.embed.points import embed_points
 from serving.core.jobs.runner import JobRunner
@@ -104,7 +102,8 @@ def create_app(core: Core, turn: Callable[[], Awaitable[None]] = _at_once) -> St
         return problem.response()
 
     async def left(request: Request, problem: Exception) -> Response:
-        return Refusal(400, GONE).response()
+        # Nobody reads it, but BentoML waits for an answer.
+        return Refusal(400, "the client went away").response()
 
     def route(each: Endpoint) -> Route:
         async def endpoint(request: Request) -> Response:
@@ -168,7 +167,7 @@ async def embed(core: Core, request: Request) -> Response:
     else:
         crops = await read_crops(core, request, options.window, engine)
     work = core.embed(crops, options.window, options.pool, options.layer, options.model)
-    return await reply(core, request, await cancel_on_disconnect(disconnected(request), work), options)
+    return await reply(core, request, await while_connected(request, work), options)
 
 
 async def embed_points_route(core: Core, request: Request) -> Response:
@@ -178,7 +177,7 @@ async def embed_points_route(core: Core, request: Request) -> Response:
     body = await read_model(core, request, PointsRequest)
     check_whitening(core, body)
     work = embed_points(core, body.volume, body.points_zyx, body.pool, body.layer, body.model)
-    return await reply(core, request, await cancel_on_disconnect(disconnected(request), work), body)
+    return await reply(core, request, await while_connected(request, work), body)
 
 
 async def search_route(core: Core, request: Request) -> Response:
@@ -195,12 +194,8 @@ async def search_route(core: Core, request: Request) -> Response:
         crops = await read_crops(core, request, query.window, core.engine_for(index.encoder_sha256))
         check_search(core, body, len(crops))
         work = core.embed(crops, query.window, index.pool, index.layer, index.encoder_sha256)
-        vectors = await cancel_on_disconnect(disconnected(request), work)
-        if vectors is None:
-            raise Refusal(400, GONE)
-    reply = await cancel_on_disconnect(disconnected(request), search(core, body, vectors))
-    if reply is None:
-        raise Refusal(400, GONE)
+        vectors = await while_connected(request, work)
+    reply = await while_connected(request, search(core, body, vectors))
     return await json_reply(dict(reply))
 
 
@@ -219,12 +214,9 @@ async def reconstruct(core: Core, request: Request) -> Response:
         deadline_s=core.limits.deadline_s,
     )
     try:
-        result = await cancel_on_disconnect(disconnected(request), work)
+        rows, masked = await while_connected(request, work)
     except CanvasError as problem:
         raise refused(problem) from problem
-    if result is None:
-        raise Refusal(400, GONE)
-    rows, masked = result
     headers = {"X-Model": engine.encoder.sha256, "X-Masked-Patches": str(int(masked[0].sum()))}
     decoder = engine.encoder.config.decoder
     if decoder is not None and decoder.masked_statistics is not None:

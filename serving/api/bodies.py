@@ -7,14 +7,14 @@ import base64
 import binascii
 import json
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import safetensors
 from pydantic import BaseModel
 from safetensors.numpy import save
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from canvas_fm.errors import CanvasError, ModelMismatch
@@ -33,18 +33,16 @@ from serving.protocol.request_options import EncodedCrops, ReplyOptions
 if TYPE_CHECKING:
     from canvas_fm.heads.features.whiten import Whitening
     from canvas_fm.inference.search.index.index import Index
-
-if TYPE_CHECKING:
     from serving.core.models.model_host import Engine
 
 NPY_TYPES = (npy.MEDIA_TYPE, "application/octet-stream")
 SAFETENSORS = "application/x-safetensors"
-GONE = "the client went away"  # nobody reads it, but BentoML waits for an answer
 _MAX_HEADER_BYTES = 100_000  # of safetensors
 _LARGE = 2**20  # bytes of a reply
 _TYPES = {"F32": "<f4", "U16": "<u2"}
 
 B = TypeVar("B", bound=BaseModel)
+T = TypeVar("T")
 
 
 def media_type(request: Request) -> str:
@@ -181,16 +179,26 @@ def _check_header(
         raise refused(problem) from problem
 
 
-async def disconnected(request: Request) -> None:
-    """Completes when the client closes the connection."""
+async def while_connected(request: Request, work: Awaitable[T]) -> T:
+    """Result of `work`, which is cancelled where the client leaves; ClientDisconnect then."""
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-async def reply(core: Core, request: Request, vectors: np.ndarray | None, options: ReplyOptions) -> Response:
+async def reply(core: Core, request: Request, vectors: np.ndarray, options: ReplyOptions) -> Response:
     """Embeddings as `.npy`, or JSON or safetensors if the client prefers it."""
-    if vectors is None:
-        raise Refusal(400, GONE)
     if options.whiten is not None:
         vectors = await whitened(core, vectors, options.whiten)
     return await _encoded(vectors, options, core.engine_for(options.model).encoder.sha256, accepted(request))

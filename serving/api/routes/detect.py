@@ -9,15 +9,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from canvas_fm.data.points.points import Points
-from serving.api.bodies import GONE, disconnected, first_accepted, read_model
+from serving.api.bodies import first_accepted, read_model, while_connected
 from serving.api.description.endpoint import JSON, NPY, Endpoint
 from serving.api.description.query import no_query
 from serving.api.json_reply import json_reply
-from serving.core.batching.thread_pool import cancel_on_disconnect
 from serving.core.core import Core
 from serving.core.detect import detect
 from serving.protocol import npy
-from serving.protocol.errors import Refusal
 from serving.protocol.request_options import DetectRequest
 from serving.protocol.schemas import DetectReply
 
@@ -29,9 +27,7 @@ async def detect_route(core: Core, request: Request) -> Response:
     no_query(request)
     core.require_ready()
     body = await read_model(core, request, DetectRequest)
-    result = await cancel_on_disconnect(disconnected(request), detect(core, body))
-    if result is None:
-        raise Refusal(400, GONE)
+    result = await while_connected(request, detect(core, body))
     points, score = result.points, result.points.columns["score"]
     headers = {"X-Detector": result.detector.sha256, "X-Threshold": repr(result.threshold)}
     kind = first_accepted(request, ("application/json", _CSV, npy.MEDIA_TYPE))

@@ -11,11 +11,10 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.api.bodies import GONE, disconnected, from_base64, read_model
+from serving.api.bodies import from_base64, read_model, while_connected
 from serving.api.description.endpoint import JSON, Endpoint
 from serving.api.description.query import no_query
 from serving.api.json_reply import json_reply
-from serving.core.batching.thread_pool import cancel_on_disconnect
 from serving.core.core import Core
 from serving.protocol.errors import Refusal
 from serving.protocol.request_options import OpenAIRequest
@@ -42,9 +41,7 @@ async def embeddings(core: Core, request: Request) -> Response:
         raise Refusal(422, f"pool {body.pool} gives many vectors a crop; send its crops to /v1/embed")
     crops = await asyncio.to_thread(_joined, body, engine)
     work = core.embed(crops, body.window, body.pool, body.layer, body.model)
-    vectors = await cancel_on_disconnect(disconnected(request), work)
-    if vectors is None:
-        raise Refusal(400, GONE)
+    vectors = await while_connected(request, work)
     data = await asyncio.to_thread(_data, vectors, body.encoding_format)
     tokens = len(vectors) * engine.encoder.config.architecture.tokens
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}

@@ -8,11 +8,10 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.api.bodies import GONE, accepted, decoded, disconnected, media_type, read_crops, read_model
+from serving.api.bodies import accepted, decoded, media_type, read_crops, read_model, while_connected
 from serving.api.description.endpoint import JSON, NPY, SAFE, Endpoint
 from serving.api.description.query import no_query, read_query
 from serving.api.json_reply import json_reply
-from serving.core.batching.thread_pool import cancel_on_disconnect
 from serving.core.core import Core
 from serving.core.models.hosted_refiner import HostedRefiner
 from serving.core.refine import check_whole, encoder_of, find_refiner, refine_crops, refine_points
@@ -37,9 +36,7 @@ async def refine(core: Core, request: Request) -> Response:
         check_whole(hosted, query.all_candidates)
         crops = await read_crops(core, request, query.window, encoder_of(hosted))
         work = refine_crops(core, hosted, crops, query.window)
-    p_cell = await cancel_on_disconnect(disconnected(request), work)
-    if p_cell is None:
-        raise Refusal(400, GONE)
+    p_cell = await while_connected(request, work)
     return await _reply(core, request, hosted, p_cell, body)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -71,14 +71,3 @@ class BoundedExecutor:
     def stop(self) -> None:
         """Start nothing more."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-async def cancel_on_disconnect(disconnected: Awaitable[None], work: Awaitable[T]) -> T | None:
-    """Result of `work`, or None after cancelling it if `disconnected` completes first."""
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(disconnected)
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
-    finally:
-        working.cancel()
-        leaving.cancel()
