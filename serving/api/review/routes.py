@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from anyio.to_thread import run_sync
-from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -21,7 +20,8 @@ from serving.api.middleware.request_middleware import HOLDER, RequestMiddleware
 from serving.api.middleware.static_page import create_page
 from serving.api.review.crops import PLANE, crops_at, plane_at, view_zyx
 from serving.protocol import npy
-from serving.protocol.errors import Refusal, describe, refused
+from serving.protocol.errors import Refusal, refused
+from serving.protocol.json_process.child import parse
 from serving.protocol.review import MOST_ROWS, Answer, Back, MissedCell
 from serving.protocol.settings import Limits
 
@@ -42,7 +42,7 @@ def create_review(session: ReviewSession, volume: Volume, keys: Mapping[str, str
     listed = routes.listed()
     inner = Starlette(
         routes=[Mount("/ui", create_page()), Mount("/v1/review", routes=listed)],
-        exception_handlers={Refusal: _refusal, CanvasError: _canvas_error, ValidationError: _invalid},
+        exception_handlers={Refusal: _refusal, CanvasError: _canvas_error},
     )
     paths = [f"/v1/review{route.path}" for route in listed]
     posted = [f"/v1/review/{name}" for name in ("answers", "back", "missed")]
@@ -104,7 +104,7 @@ class Routes:
 
     async def answers(self, request: Request) -> Response:
         """Record a label of rows; those in `wrong` get the other one."""
-        by, order, body = _by(request), _order(request), Answer.model_validate_json(await _body(request))
+        by, order, body = _by(request), _order(request), parse(Answer, await _body(request))
         if set(body.wrong) - set(body.rows) or (body.wrong and body.label < 0):
             raise Refusal(422, "wrong names rows of the grid, whose label is 1 or 0")
 
@@ -120,7 +120,7 @@ class Routes:
 
     async def back(self, request: Request) -> Response:
         """Take the last answer back; its first row comes first again."""
-        by, order, body = _by(request), _order(request), Back.model_validate_json(await _body(request))
+        by, order, body = _by(request), _order(request), parse(Back, await _body(request))
 
         def undo() -> dict[str, Any]:
             rows = self.session.back(by, body.id)
@@ -133,7 +133,7 @@ class Routes:
 
     async def missed(self, request: Request) -> Response:
         """Add or remove a cell that has no candidate."""
-        by, body = _by(request), MissedCell.model_validate_json(await _body(request))
+        by, body = _by(request), parse(MissedCell, await _body(request))
         if (body.zyx is None) == (body.remove is None):
             raise Refusal(422, "give zyx, a place, or remove, a missed cell's id")
         if body.zyx is not None:
@@ -224,12 +224,6 @@ def _array(voxels: np.ndarray) -> Response:
     return Response(npy.dump(voxels), media_type=npy.MEDIA_TYPE, headers={"Cache-Control": "no-store"})
 
 
-def invalid(problem: ValidationError) -> Refusal:
-    """Refusal of a body that is no answer."""
-    errors = problem.errors(include_url=False, include_input=False)
-    return Refusal(400 if errors[0]["type"] == "json_invalid" else 422, describe(list(errors)))
-
-
 def _handler(refusal_of: Callable[[Any], Refusal]) -> Callable[[Request, Any], Awaitable[Response]]:
     async def handle(request: Request, problem: Any) -> Response:
         return refusal_of(problem).response()
@@ -239,4 +233,3 @@ def _handler(refusal_of: Callable[[Any], Refusal]) -> Callable[[Request, Any], A
 
 _refusal = _handler(lambda problem: problem)
 _canvas_error = _handler(refused)
-_invalid = _handler(invalid)

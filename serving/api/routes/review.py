@@ -9,14 +9,13 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.option_sets import Options
 from serving.api.description.endpoint import JSON, NPY, Content, Endpoint
-from serving.api.review.routes import ALONE, Routes, invalid
+from serving.api.review.routes import ALONE, Routes
 from serving.core.core import Core
 from serving.protocol.errors import Refusal, refused
 from serving.protocol.review import Answer, Back, BatchQuery, CropsQuery, MissedCell, PlaceQuery, QueueQuery
@@ -70,8 +69,6 @@ def _endpoint(
             )
         try:
             response: Response = await handler(hosted.routes, request)
-        except ValidationError as problem:
-            raise invalid(problem) from problem
         except CanvasError as problem:
             raise refused(problem) from problem
         return response

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from serving.protocol import request_options
 from serving.protocol.errors import Refusal, describe
 from serving.protocol.json_process.frames import read_bytes, read_frame, write_frame, write_value
+from serving.protocol.json_process.repeated_keys import repeated_key
 
 B = TypeVar("B", bound=BaseModel)
 
@@ -25,14 +26,19 @@ _MOST_BYTES = 300 * 2**20  # of memory; more is given back by ending
 def parse(kind: type[B], body: bytes) -> B:
     """A JSON body as its pydantic model; Refusal for an invalid one.
 
-    Types are those that JSON has: true is no number (nor a cell's id), 1 is no switch, "5" no count.
+    Types are those that JSON has: true is no number (nor a cell's id), 1 is no switch, "5" no count. A key
+    that an object has twice is refused: a proxy may read the first value, where pydantic takes the last.
     """
     try:
-        return kind.model_validate_json(body, strict=True)
+        model = kind.model_validate_json(body, strict=True)
     except ValidationError as problem:
         errors = problem.errors(include_url=False, include_input=False)
         status = 400 if errors[0]["type"] == "json_invalid" else 422
         raise Refusal(status, describe(list(errors))) from problem
+    # Only now, where a body has no unknown keys: there may be millions of them.
+    if (key := repeated_key(body)) is not None:
+        raise Refusal(400, f"the JSON has the key {key[:50]!r} twice in one object; give it once")
+    return model
 
 
 def digest_of(model: BaseModel) -> str:

@@ -161,6 +161,14 @@ def test_a_process_that_was_killed_is_started_again(parser: JsonParser) -> None:
     assert parser.parse(request_options.CellsRequest, body)[0].rows == list(range(9))
 
 
+def test_a_key_twice_is_refused_in_a_large_body_too(parser: JsonParser) -> None:
+    body = json.dumps({"volume": "a", "points_zyx": ROWS})[:-1] + ', "volume": "b"}'
+    assert not is_small(body.encode())
+    with pytest.raises(Refusal, match="the key 'volume' twice") as caught:
+        parser.parse(request_options.PointsRequest, body.encode())
+    assert caught.value.status == 400
+
+
 def test_a_large_body_is_answered_through_it(client) -> None:
     asked = {"volume": "cube", "points_zyx": [*ROWS[:6000], [1, 2]]}
     reply = client.post("/v1/embed/points", json=asked)

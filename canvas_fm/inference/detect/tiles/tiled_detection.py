@@ -28,7 +28,7 @@ from canvas_fm.inference.detect.maxima.local_maxima import (
 from canvas_fm.inference.detect.maxima.relative_score import LEAST_HEAT
 from canvas_fm.inference.detect.tiles.merge_tiles import TileMaxima, merge_tiles
 from canvas_fm.inference.detect.tiles.resumable_tiles import ResumableTiles
-from canvas_fm.inference.detect.tiles.tiles import Box, Readable, Resampled, cut, fit_tile, whole
+from canvas_fm.inference.detect.tiles.tiles import Box, Readable, Resampled, check_tile, cut, fit_tile, whole
 from canvas_fm.models.folder.network_config import AmplitudeConfig, RelativeConfig
 from canvas_fm.prepare.workers.dask_workers import map_tiles
 from canvas_fm.progress import bar
@@ -71,12 +71,13 @@ class TiledDetection:
         # Bright blobs, and the strongest of a dim brain, may pass with less heat: all are looked at first.
         floors = [FLOOR] * (self.joined is not None) + [LEAST_HEAT] * (self.relative is not None)
         self.least_heat = min(self.threshold, *floors) if floors else self.threshold
+        # One voxel and what counts on one side of it.
+        reach = self.boxes(Box((0, 0, 0), (1, 1, 1)))[0].stop
         if self.tile_zyx is None:
-            reach = self.boxes(Box((0, 0, 0), (1, 1, 1)))[
-                0
-            ].stop  # one voxel and what counts on one side of it
             z, y, x = (min(n, r) for n, r in zip(self.extent.size, reach, strict=True))
             self.tile_zyx = fit_tile(self.extent.size, (z, y, x), self.heat.align_zyx)
+        else:
+            check_tile(self.region, self.tile_zyx, reach, self.extent)
         self.tiles = cut(self.region, self.tile_zyx)
         self._highest_of_zeros: float | None = None
 

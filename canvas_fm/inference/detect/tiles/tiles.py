@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MOST_VOXELS = 48_000_000  # of a tile with its halo: about 1.5 GB
 _LEAST_SIDE = 32  # of a tile, in voxels
+_MOST_READS = 100  # of a voxel; a tile of half its halo takes 125
+_MOST_TILES = 1_000_000
 Region = tuple[int, int, int, int, int, int]
 
 
@@ -89,6 +91,23 @@ def cut(region: Box, tile_zyx: Zyx) -> list[Box]:
         edges = [a, *range((a // n + 1) * n, b, n), b]
         axes.append(list(pairwise(edges)))
     return [Box((z[0], y[0], x[0]), (z[1], y[1], x[1])) for z, y, x in product(*axes)]
+
+
+def check_tile(region: Box, tile_zyx: Zyx, reach_zyx: Zyx, extent: Box) -> None:
+    """CanvasError for tiles that are so small beside `reach_zyx`, their halo, that detection hardly ends."""
+    reads, tiles = 1.0, 1
+    for axis in range(3):
+        first, last, n, halo = region.start[axis], region.stop[axis], tile_zyx[axis], reach_zyx[axis]
+        edges = np.unique(np.r_[first, np.arange((first // n + 1) * n, last, n), last])
+        starts = np.maximum(edges[:-1] - halo, extent.start[axis])
+        reads *= float((np.minimum(edges[1:] + halo, extent.stop[axis]) - starts).sum()) / (last - first)
+        tiles *= len(starts)
+    if reads > _MOST_READS or tiles > _MOST_TILES:
+        given, halo_zyx = (" ".join(map(str, each)) for each in (tile_zyx, reach_zyx))
+        raise CanvasError(
+            f"tiles of {given} voxels (z, y, x) are {tiles:,}, which read each voxel {reads:,.0f} times, as "
+            f"each needs up to {halo_zyx} more on each side; leave --tile out, or give several times that"
+        )
 
 
 def fit_tile(

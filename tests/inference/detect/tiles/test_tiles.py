@@ -7,9 +7,10 @@ import pickle
 import numpy as np
 import pytest
 
-from canvas_fm.inference.detect.detect import detect, detector_job
+from canvas_fm.errors import CanvasError
+from canvas_fm.inference.detect.detect import detect, detector_job, log_job
 from canvas_fm.inference.detect.tiles.tiled_detection import plan, run
-from canvas_fm.inference.detect.tiles.tiles import as_region, cut, fit_tile, whole
+from canvas_fm.inference.detect.tiles.tiles import as_region, check_tile, cut, fit_tile, whole
 from tests.inference.detect.nets import SHAPE, blobs, untiled, write
 
 
@@ -55,6 +56,30 @@ def test_tiles_that_hold_nothing_are_not_computed(detector, tmp_path):
     # One call asks what nothing gives; where that is cold, no other empty tile is computed.
     assert calls.count(False) == 1
     assert sum(calls) < len(job.tiles)
+
+
+def test_tiles_far_smaller_than_their_halo_are_refused_with_what_they_would_read():
+    extent, region = whole((40, 90, 80)), as_region((3, 5, 7, 38, 85, 61), (40, 90, 80))
+    tile, reach = (2, 4, 3), (5, 9, 9)
+    boxes = [box.grown(reach, extent) for box in cut(region, tile)]
+    times = round(sum(box.voxels for box in boxes) / region.voxels)
+    match = (
+        f"tiles of 2 4 3 voxels .* are {len(boxes):,}, which read each voxel {times:,} times, .* 5 9 9 more"
+    )
+    with pytest.raises(CanvasError, match=match):
+        check_tile(region, tile, reach, extent)
+    check_tile(region, (5, 9, 9), reach, extent)
+    check_tile(whole((1, 1, 1)), (1, 1, 1), reach, whole((1, 1, 1)))
+    with pytest.raises(CanvasError, match="are 1,000,000,000, which read each voxel 27 times"):
+        check_tile(whole((1000, 1000, 1000)), (1, 1, 1), (1, 1, 1), whole((1000, 1000, 1000)))
+
+
+def test_a_detection_in_such_tiles_does_not_begin(detector, tmp_path):
+    volume = write(tmp_path / "some.zarr", blobs((24, 96, 96)))
+    with pytest.raises(CanvasError, match="leave --tile out, or give several times that"):
+        detector_job(detector, volume, tile_zyx=(1, 1, 1))
+    with pytest.raises(CanvasError, match="leave --tile out, or give several times that"):
+        log_job(volume, tile_zyx=(1, 1, 1))
 
 
 def test_a_tile_reads_the_fewest_voxels_twice_in_bounded_memory():

@@ -164,6 +164,8 @@ def test_what_is_no_answer_is_refused_and_not_kept(
 def test_a_body_that_is_no_json_or_too_large_is_refused(anna: TestClient, session: ReviewSession):
     json_type = {"Content-Type": "application/json"}
     assert anna.post("/v1/review/answers", content=b"{", headers=json_type).status_code == 400
+    twice = b'{"id": "a", "rows": [1], "label": 0, "label": 1}'
+    assert anna.post("/v1/review/answers", content=twice, headers=json_type).status_code == 400
     assert anna.post("/v1/review/answers", content=b"id=1").status_code == 415
     large = b'{"id": "a", "rows": [' + b"1, " * 30_000_000 + b'1], "label": 1}'
     assert anna.post("/v1/review/answers", content=large, headers=json_type).status_code == 413
