@@ -101,6 +101,17 @@ FIGURES = (
         ),
     ),
     Figure(
+        "all",
+        ("| .936 / .836 |", "| .706 / .564 |"),
+        (
+            "canvas-fm domains {out}/all --train detector_all --fold 1874 4923 6742 695 1008 "
+            "--fold 2433 6506 695 1008 --fold 3941 6871 4150 695 1008 --never-train-on 7095 --cross-fit "
+            "--pool-small 4150 --only cFos microglia --tolerance-um cFos=8 microglia=12 "
+            + _LABELLED
+            % ((_ELEVEN,) * 3),
+        ),
+    ),
+    Figure(
         "cells-small",
         ("| 28.1 to 31.1 and 20.3 to 25.3 dB |",),
         (

@@ -30,8 +30,8 @@ SHIPPED = {
         "48c8c75de3ce92dff339bed36b52d8acd5d30e83dc3c0de488ad1ee9de4f5cea",
     ),
     "detector-all": (
-        "aa46eff1dbcf0658380fc71a38aa8f88008f32daa115f7a8a0aa125647a609d2",
-        "bea20e33a3719fac6c824a6eebc0b32ae6bee32c751a5f92944624a9040b0a74",
+        "cdba9a27fb7bc5fc2f8916ec29e703bfb2102baa86b9def5b4d8665b11d273a1",
+        "51ca060a5be0e0631bbad6cc3f2191d8c5a320bd7a75386ce177cb997817b5c8",
     ),
     "detector-cfos": (
         "014a2286ba6cfa2a32ec713746fdd5bf66c60133b5b84b339ae848f392ec48b5",
@@ -64,6 +64,10 @@ SHIPPED = {
     "_older/refiner-microglia-1": (
         "7647f1f3432a8e4487774661ddf1bb62ab73d6c44f61064b6380d40384eca2be",
         "d8a1b18204cad394331920003a3851982c336feec7489e39dffa558255110768",
+    ),
+    "_older/detector-all-1": (
+        "aa46eff1dbcf0658380fc71a38aa8f88008f32daa115f7a8a0aa125647a609d2",
+        "bea20e33a3719fac6c824a6eebc0b32ae6bee32c751a5f92944624a9040b0a74",
     ),
     "_older/detector-microglia-2": (
         "1235ad835d6f1be8a28348637c8a678157186f9f2220d732acce627a45a2e507",
