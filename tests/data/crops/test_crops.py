@@ -6,13 +6,14 @@ import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import zarr
 
 from canvas_fm.data.crops.decoders import ZarrDecoder
-from canvas_fm.data.crops.reader import CropReader, crop_starts
+from canvas_fm.data.crops.reader import CropReader, cache_for, crop_starts
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError, DamagedStore, MissingExtra
@@ -311,3 +312,20 @@ def test_real_cells_lie_in_the_middle_of_their_crops(real_data: Path) -> None:
         np.testing.assert_array_equal(crop, volume.read(start, CROP))
     middle = crops[:, 7:10, 14:19, 14:19].mean(axis=(1, 2, 3))
     assert (middle > 1.5 * crops.mean(axis=(1, 2, 3))).all()
+
+
+@pytest.mark.parametrize(
+    ("chunk", "remote", "megabytes"),
+    [((32, 64, 64), None, 64), ((128,) * 3, None, 128), ((256,) * 3, None, 256), ((32, 64, 64), "s3", 256)],
+)
+def test_so_much_is_kept_of_decoded_chunks_as_saves_decoding(chunk, remote, megabytes):
+    """A few rows of chunks, not a share of the volume: memory is the same for a larger one."""
+    volume = SimpleNamespace(chunk_zyx=chunk, dtype=np.dtype(np.uint16), remote=remote)
+    assert cache_for(volume) == megabytes * 2**20
+
+
+def test_a_reader_keeps_that_much_where_nothing_is_said(position_volume, monkeypatch):
+    path, _ = position_volume()
+    monkeypatch.setattr("canvas_fm.data.crops.reader.cache_for", lambda volume: 12_345)
+    assert CropReader(Volume.open(path), CROP)._cache.limit == 12_345
+    assert CropReader(Volume.open(path), CROP, cache_bytes=7)._cache.limit == 7
