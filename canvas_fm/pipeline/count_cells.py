@@ -21,8 +21,8 @@ from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.atomic import write_atomic
 from canvas_fm.files.checksum import sha256
-from canvas_fm.heads.refine.apply.apply import P_CELL, refine
-from canvas_fm.heads.refine.counts.refined_count import RECALL_COMMAND
+from canvas_fm.heads.refine.apply.apply import refine
+from canvas_fm.heads.refine.counts.refined_count import RECALL_COMMAND, mark_counted, with_count
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.inference.embed.point_crops import volume_identity
@@ -55,7 +55,8 @@ def count(
     The cells of each volume are kept in the folder OUT.cells, where the same call resumes; a table or figure
     that was made otherwise is refused unless `overwrite`. With a refiner the
     count is the sum of P(cell) with its 90 % interval (of all cells where the candidates' recall is known);
-    without, it is of the detections, and how far these are off is not known: the interval is blank.
+    without, it is by the cells per detection of that detector on held-out brains. Where these were not
+    measured, for another detector or threshold, it is the number of detections, and the interval is blank.
     `options` are those of `detect`; `placing` those of `place`. What the counts were made from stands in
     OUT.json beside the table (models, volumes, cells and atlas with checksums, settings, version, `about`).
     """
@@ -77,28 +78,30 @@ def count(
     for volume, name, of_volume in zip(volumes, names, atlases, strict=True):
         stem = name.replace("/", "_")
         cells_path = folder / f"{stem}.csv"
-        detect(detector, volume, out=cells_path, **options)
+        detect(detector, volume, out=cells_path, mark=mark_counted, **options)
         # As the next run finds them, so that the refiner's inputs are the same.
         cells = Points.read(cells_path)
-        if refiner is not None:
+        if refiner is None:
+            cells = with_count(cells)  # of earlier versions
+        else:
             run = {
                 key: value
                 for key, value in options.items()
                 if key in ("device", "resample", "ignore_voxel_size")
             }
             cells = refine(refiner, volume, cells, detector=None, out=folder / f"{stem}_refined.csv", **run)
-            if notes := cells.meta.get("count_notes"):
-                if (model := getattr(refiner, "folder_", None)) is not None:
-                    command = _recall_command(model, volume, cells_path, run)
-                    notes = notes.replace(RECALL_COMMAND, command)
-                _log.warning("%s: %s", name, notes)
-        kept[name] = sha256(folder / f"{stem}{'' if refiner is None else '_refined'}.csv")
+        if notes := cells.meta.get("count_notes"):
+            if (model := getattr(refiner, "folder_", None)) is not None:
+                notes = notes.replace(RECALL_COMMAND, _recall_command(model, volume, cells_path, run))
+            _log.warning("%s: %s", name, notes)
+        cells_file = folder / f"{stem}{'' if refiner is None else '_refined'}.csv"
+        kept[name] = sha256(cells_file)
         row = count_row(name, cells)
         totals[f"{_COUNT}{name}"] = " ".join(f"{row[key].item():.10g}" for key in _TOTALS)
         low, high = row["count_low"].item(), row["count_high"].item()
         if high > max(1.0, _WIDE * low):
             interval = f"{name} ({low:.0f} to {high:.0f})"
-            wide.append((interval, _audit_command(volume, folder / f"{stem}_refined.csv")))
+            wide.append((interval, _audit_command(volume, cells_file)))
         if of_volume is None:
             tables.append(row)
         else:
@@ -218,8 +221,8 @@ def _settings(options: Mapping[str, Any], placing: Mapping[str, Any] | None) -> 
 
 
 def count_row(name: str, cells: Points) -> dict[str, np.ndarray]:
-    """One row of a brain: the expected count of its header where it was refined, else its rows."""
-    if P_CELL not in cells.columns:
+    """One row of a brain: the expected count that its header states, else its rows."""
+    if "expected_cells" not in cells.meta:
         value, low, high, of = float(len(cells)), np.nan, np.nan, DETECTIONS
     else:
         value = float(cells.meta["expected_cells"])
@@ -239,7 +242,7 @@ def _by_region(name: str, counted: RegionCounts) -> dict[str, np.ndarray]:
     table = counted.table()
     table.pop("channel")
     rows = len(table["id"])
-    if not counted.by_p_cell:
+    if not counted.by_p_cell and counted.recall is None:
         table["count_of"] = np.full(rows, DETECTIONS)
     ordered = {"brain": np.full(rows, name)}
     for key, values in table.items():

@@ -147,13 +147,18 @@ def embed_points(
 def detect(volume: str, **options: Any) -> Steps[Points]:
     """Cells of a registered volume, or of a box of it, by a served detector, as `canvas_fm.detect` has them.
 
-    `meta` of the points holds sha256 and threshold of the detector and, where there are any, warnings.
+    `meta` of the points holds sha256 and threshold of the detector, count and warnings where there are any.
     """
     body = _body(DetectRequest.of(volume=volume, **options))
     reply = yield Request("POST", "/v1/detect", {"json": body, "headers": {"Accept": "application/json"}})
     detected = reply.json()
     meta = {"detector_sha256": detected["detector"], "threshold": f"{detected['threshold']:.9g}"}
     meta |= {"warnings": " ".join(detected["warnings"])} if detected["warnings"] else {}
+    if (count := detected.get("count")) is not None:  # earlier services counted none
+        low, high = count["interval_90"]
+        meta |= {"count_of": count["count_of"], "expected_cells": f"{count['expected_cells']:.1f}"}
+        meta |= {"expected_cells_90": f"{low:.1f} {high:.1f}"}
+        meta |= {"count_notes": "; ".join(count["notes"])} if count["notes"] else {}
     zyx = np.asarray(detected["points_zyx"], np.float64).reshape(-1, 3)
     return Points(zyx, {"score": np.asarray(detected["score"], np.float32)}, meta)
 

@@ -9,6 +9,7 @@ from serving.core.core import Core
 from serving.core.embed.points import unreadable
 from serving.protocol.errors import Refusal, refused
 from serving.protocol.request_options import DetectRequest
+from serving.protocol.schemas import CountReply
 
 if TYPE_CHECKING:
     from canvas_fm.data.points.points import Points
@@ -22,6 +23,7 @@ class Detected(NamedTuple):
     detector: Detector
     threshold: float
     warnings: list[str]
+    cell_count: CountReply | None
 
 
 def find_detector(core: Core, name: str | None) -> Detector:
@@ -49,6 +51,7 @@ def detector_options(core: Core) -> dict[str, Any]:
 
 async def detect(core: Core, body: DetectRequest) -> Detected:
     """The cells of a box, by `canvas_fm.detect`; Refusal (413) where it is too large for one request."""
+    from canvas_fm.heads.refine.counts.refined_count import count_detected
     from canvas_fm.inference.detect.detect import detector_job
     from canvas_fm.inference.detect.out_of_distribution import mark_unlike, unfamiliar_volume_warnings
     from canvas_fm.inference.detect.tiles.tiled_detection import run
@@ -65,7 +68,9 @@ async def detect(core: Core, body: DetectRequest) -> Detected:
                 f"{job.region.voxels / 1e6:.4g} million voxels; {most:g} are the most: give a smaller box",
             )
         points = run(job, show=False, mark=mark_unlike)
-        return Detected(points, detector, job.threshold, unfamiliar_volume_warnings(job, points))
+        count = count_detected(points, volume=volume.name, crop_of=volume.crop_of)
+        reply = None if count is None else CountReply.of(count.as_dict())
+        return Detected(points, detector, job.threshold, unfamiliar_volume_warnings(job, points), reply)
 
     try:
         return await core.model_pool.run(work, deadline_s=core.limits.deadline_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -158,6 +159,28 @@ class Info(ModelInfo, ServiceInfo):
     """`GET /v1/info`: the default model, and what else is served."""
 
 
+class CountReply(BaseModel):
+    """Expected count: of what, its 90 % interval, and what to know about it."""
+
+    count_of: str
+    expected_cells: float
+    interval_90: tuple[float, float]
+    notes: list[str]
+
+    @classmethod
+    def of(cls, count: Mapping[str, Any]) -> CountReply:
+        """From the fields that `refine apply --json` prints."""
+        return cls(**{name: count[name] for name in cls.model_fields})
+
+    def headers(self) -> dict[str, str]:
+        """The same as response headers."""
+        return {
+            "X-Count-Of": self.count_of,
+            "X-Expected-Cells": f"{self.expected_cells:.2f}",
+            "X-Interval-90": "{:.2f} {:.2f}".format(*self.interval_90),
+        }
+
+
 class DetectReply(BaseModel):
     """Cells in z, y, x order with their score, sha256 and threshold of the detector that found them."""
 
@@ -167,15 +190,8 @@ class DetectReply(BaseModel):
     threshold: float
     warnings: list[str]
     """Why the threshold may not carry to this volume."""
-
-
-class CountReply(BaseModel):
-    """Expected count: of what, its 90 % interval, and what to know about it."""
-
-    count_of: str
-    expected_cells: float
-    interval_90: tuple[float, float]
-    notes: list[str]
+    count: CountReply | None
+    """Of all cells of the box, by the cells per detection on held-out brains; null for other detectors."""
 
 
 class RefineReply(BaseModel):

@@ -147,10 +147,14 @@ def test_a_brain_of_other_voxels_is_counted_with_resample(tmp_path, capsys):
     assert main(words) == 1
     assert "--resample" in capsys.readouterr().err
     assert main([*words, "--resample"]) == 0
-    cells = json.loads(capsys.readouterr().out)["cells"]
+    counted = json.loads(capsys.readouterr().out)
     detect = ["detect", "detector-phantoms", *volume, "--resample", "--out", str(tmp_path / "d.csv")]
     assert main(detect) == 0
-    assert list(cells.values()) == [len(Points.read(tmp_path / "d.csv"))]
+    meta = Points.read(tmp_path / "d.csv").meta  # detections alone, by what held-out brains have to each
+    assert list(counted["cells"].values()) == [float(meta["expected_cells"])]
+    ends = [float(end) for end in meta["expected_cells_90"].split()]
+    assert list(counted["interval_90"].values()) == [ends]
+    assert counted["count_of"] == meta["count_of"] == "all cells"
 
 
 def test_what_limits_a_count_is_a_warning(counted, caplog, monkeypatch):

@@ -19,7 +19,11 @@ from canvas_fm.data.points.repeated import warn_of_repeated
 from canvas_fm.data.points.tables import joined, write_table
 from canvas_fm.data.zyx import ZyxUm, ZyxUmLike, check_voxel_um
 from canvas_fm.errors import CanvasError
-from canvas_fm.heads.refine.counts.candidate_recall import recall_of_refined
+from canvas_fm.heads.refine.counts.candidate_recall import (
+    DETECTIONS_PER_CELL,
+    recall_of_refined,
+    stated_count,
+)
 from canvas_fm.heads.refine.counts.count_interval import (
     ALL_CELLS,
     ALL_CELLS_IF_RECALL_HOLDS,
@@ -57,10 +61,8 @@ class RegionCounts:
     @property
     def count_of(self) -> str:
         """Of what the counts are, in the words of `refine apply`."""
-        if not self.by_p_cell:
-            return ROWS
         if self.recall is None:
-            return AMONG_CANDIDATES
+            return AMONG_CANDIDATES if self.by_p_cell else ROWS
         return ALL_CELLS if self.recall_holds else ALL_CELLS_IF_RECALL_HOLDS
 
     def table(self) -> dict[str, np.ndarray]:
@@ -96,7 +98,7 @@ class RegionCounts:
         with np.errstate(divide="ignore", invalid="ignore"):
             density = np.where(volume > 0, count / volume, np.nan)
         interval: dict[str, np.ndarray] = {}
-        if self.by_p_cell:
+        if self.by_p_cell or self.recall is not None:
             total, variance, below, above = sums
             low, high = count_interval(total, variance, below, above, self.spread, self.recall)
             interval = {"count_low": low, "count_high": high}
@@ -120,7 +122,8 @@ class RegionCounts:
         }
 
     def _number(self, values: np.ndarray) -> np.ndarray:
-        return np.round(values, 4) if self.by_p_cell else np.rint(values).astype(np.int64)
+        whole = not self.by_p_cell and self.recall is None
+        return np.rint(values).astype(np.int64) if whole else np.round(values, 4)
 
 
 def count_regions(
@@ -140,7 +143,8 @@ def count_regions(
 ) -> RegionCounts:
     """Count points per region; with a column p_cell (or `probabilities`) the sum of P(cell).
 
-    Sums are of all cells where the recall of the candidates is known: `recall`, else what the points state.
+    Sums are of all cells where the recall of the candidates is known: `recall`, else what the points state;
+    so are detections whose header states how many there are per cell.
     `voxel_um` is the volume's, else what the points' file or the registration states. `volume_mm3` of
     `region_volumes` may be given so that several channels share it.
     """
@@ -155,12 +159,13 @@ def count_regions(
         allow_outside=allow_outside,
     )  # fmt: skip
     spread = spread or CountSpread()
-    if by_p and recall is None:
-        recall = recall_of_refined(points)
+    if recall is None:
+        known = recall_of_refined(points) if by_p else None
+        recall = known if by_p or P_CELL in points.columns else stated_count(points, DETECTIONS_PER_CELL)
     volumes = region_volumes(atlas) if volume_mm3 is None else volume_mm3
     sums = _sums(p, placed, len(atlas.tree), spread)
     holds = points.meta.get("count_of") != ALL_CELLS_IF_RECALL_HOLDS
-    return RegionCounts(channel, atlas, placed, sums, volumes, by_p, spread, recall if by_p else None, holds)
+    return RegionCounts(channel, atlas, placed, sums, volumes, by_p, spread, recall, holds)
 
 
 def _size(points: Points, atlas: Atlas, voxel_um: ZyxUmLike | None) -> ZyxUm:

@@ -31,10 +31,12 @@ def write_sidecar(
             "points": len(region_counts.placed.row),
             "outside_atlas": region_counts.placed.outside,
             "in_no_region": region_counts.placed.unlabelled,
-            "counts_are": "sum of P(cell)" if region_counts.by_p_cell else "rows",
+            "counts_are": _counts_are(region_counts),
             "count_of": region_counts.count_of,
             "candidate_recall": _fields(region_counts.recall, Recall),
-            "p_cell_per_cell": _fields(region_counts.recall, MeasuredCount),
+            ("p_cell" if region_counts.by_p_cell else "detections") + "_per_cell": _fields(
+                region_counts.recall, MeasuredCount
+            ),
         }
         for region_counts, path in zip(counts, cells, strict=True)
     }
@@ -51,6 +53,12 @@ def write_sidecar(
     }
     write_text_atomic(Path(f"{out}.json"), json.dumps(about, indent=2) + "\n")
     return about
+
+
+def _counts_are(counts: RegionCounts) -> str:
+    if counts.by_p_cell:
+        return "sum of P(cell)"
+    return "rows" if counts.recall is None else "rows, by the cells per detection of held-out brains"
 
 
 def _fields(known: Recall | MeasuredCount | None, kind: type) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ def detect(
     workers: int = 1,
     scheduler: str | None = None,
     show: bool | None = None,
+    mark: Callable[[TiledDetection, Points], Points] = mark_unlike,
     **options: Any,
 ) -> Points:
     """Cells found by a trained detector: points z, y, x in voxels with `score`, sorted by position.
@@ -52,10 +54,10 @@ def detect(
     `scheduler` such as tcp://host:8786, give the same rows. Raises ModelMismatch for another voxel size,
     CanvasError for what does not fit. Warns (logging) where the volume looks unlike what the threshold was
     chosen on, where the detector was trained on it, and where a small box leaves relative scores nothing to
-    be relative to.
+    be relative to. `mark` adds to the metadata.
     """
     job = detector_job(detector, volume, background=background, **options)
-    points = run(job, out, workers=workers, scheduler=scheduler, show=show, mark=mark_unlike)
+    points = run(job, out, workers=workers, scheduler=scheduler, show=show, mark=mark)
     for sentence in unfamiliar_volume_warnings(job, points):
         _log.warning("%s", sentence)
     return points

@@ -30,6 +30,7 @@ async def detect_route(core: Core, request: Request) -> Response:
     result = await while_connected(request, detect(core, body))
     points, score = result.points, result.points.columns["score"]
     headers = {"X-Detector": result.detector.sha256, "X-Threshold": repr(result.threshold)}
+    headers |= {} if result.cell_count is None else result.cell_count.headers()
     kind = first_accepted(request, ("application/json", _CSV, npy.MEDIA_TYPE))
     if kind == "application/json":
         content = {
@@ -38,6 +39,7 @@ async def detect_route(core: Core, request: Request) -> Response:
             "detector": result.detector.sha256,
             "threshold": result.threshold,
             "warnings": result.warnings,
+            "count": None if result.cell_count is None else result.cell_count.model_dump(),
         }
         return await json_reply(content, headers=headers)
     if kind == _CSV:

@@ -66,11 +66,7 @@ async def _reply(
     headers = {"X-Refiner": hosted.refiner.sha256_, "X-Threshold": repr(threshold)}
     volume = None if body is None or body.volume is None else core.registered(body.volume)
     count = hosted.count(p_cell, body, volume)
-    headers |= {
-        "X-Count-Of": count.count_of,
-        "X-Expected-Cells": f"{count.expected_cells:.2f}",
-        "X-Interval-90": "{:.2f} {:.2f}".format(*count.interval_90),
-    }
+    headers |= count.headers()
     headers |= {f"X-{kind.title()}": sha256 for kind, sha256 in models.items() if sha256 is not None}
     if accepted(request) != "application/json":
         return Response(npy.dump(p_cell), media_type=npy.MEDIA_TYPE, headers=headers)

@@ -139,6 +139,7 @@ class JobRunner:
             (self._embed if job.spec.kind == "embed" else self._refine)(job, job.points())
 
     def _detect(self, job: Job) -> None:
+        from canvas_fm.heads.refine.counts.refined_count import mark_counted
         from canvas_fm.inference.detect.detect import detect
         from serving.core.detect import detector_options, find_detector
 
@@ -149,6 +150,7 @@ class JobRunner:
             background=None if spec.background is None else self._core.registered(spec.background),
             out=job.out,
             show=False,
+            mark=mark_counted,
             **detector_options(self._core),
             **spec.detection,
         )

@@ -118,7 +118,7 @@ class HostedRefiner:
         counts = count_refined(
             self.refiner, nowhere, p_cell.astype(np.float64), recall=recall, **known
         ).as_dict()
-        return CountReply(**{name: counts[name] for name in CountReply.model_fields})
+        return CountReply.of(counts)
 
     def is_cell(self, p_cell: Float32[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
         """Whether each P(cell) reaches the threshold."""

@@ -16,8 +16,10 @@ def add_verbs(verbs: Verbs) -> None:
         run_count,
         "count the cells of volumes, per region of an atlas: detect, refine and count in one command",
         "Detect the cells of each volume, refine them, and write one table, brain by region, with 90 % "
-        "intervals where a refiner is given. The cells are kept in the folder COUNTS.cells, where the same "
-        "command resumes.",
+        "intervals. Without a refiner these are by the cells per detection on held-out brains, known of the "
+        "shipped detectors detector-cfos, detector-microglia and detector-phantoms at their own threshold; "
+        "else detections are counted, and the interval is blank. The cells are kept in the folder "
+        "COUNTS.cells, where the same command resumes.",
         fill=_fill,
     )
 
@@ -49,6 +51,7 @@ def _fill(parser: Parser) -> None:
 
 
 def run_count(args: argparse.Namespace) -> dict:
+    from math import isnan
     from pathlib import Path
 
     from canvas_fm.cli.output import report_bad_chunks
@@ -89,9 +92,10 @@ def run_count(args: argparse.Namespace) -> dict:
     if atlas is not None:
         own = table["own_count"] * (table["hemisphere"] == "both")
         result["cells_in_regions"] = {name: float(own[table["brain"] == name].sum()) for name in counts}
-    interval: dict[str, Any] = {name: [low, high] for name, (_, low, high) in counts.items()}
+    known = {name: ends for name, (_, *ends) in counts.items() if not isnan(ends[0])}
+    interval: dict[str, Any] = dict(known)
     if not args.json:  # for people an interval is words
-        interval = {name: f"{low:g} to {high:g}" for name, (low, high) in interval.items()}
-    result["interval_90"] = interval if args.refiner is not None else None
+        interval = {name: f"{low:g} to {high:g}" for name, (low, high) in known.items()}
+    result["interval_90"] = interval or None
     result["count_of"] = ", ".join(dict.fromkeys(table["count_of"].tolist()))
     return result | report_bad_chunks(volumes)

@@ -22,7 +22,9 @@ def add_verbs(verbs: Verbs) -> None:
         "find the cells of a volume",
         "Find cells and write z, y, x and score, one row a cell. Memory goes by tiles, not by the volume; "
         "the same command again resumes. Without --threshold: exactly the rows at or above the operating "
-        "threshold that the model holds; a low one gives candidates to refine.",
+        "threshold that the model holds; a low one gives candidates to refine. Where it was measured on "
+        "held-out brains how many cells there are per detection of this detector at this threshold, "
+        "CELLS.json states the count of all cells with its 90 % interval (expected_cells).",
         fill=_fill_detect,
         check=_detect_faults,
     )
@@ -89,7 +91,8 @@ def _detect_faults(args: argparse.Namespace) -> list[str]:
 def run_detect(args: argparse.Namespace) -> dict:
     from canvas_fm.cli.output import report_bad_chunks_by_path
     from canvas_fm.data.volume.volume import Volume
-    from canvas_fm.inference.detect.out_of_distribution import mark_unlike, unfamiliar_volume_warnings
+    from canvas_fm.heads.refine.counts.refined_count import mark_counted
+    from canvas_fm.inference.detect.out_of_distribution import unfamiliar_volume_warnings
     from canvas_fm.inference.detect.tiles.tiled_detection import bad_chunks_of, plan, run
 
     volume = Volume.open(args.volume, **args.volume_options.explicit)
@@ -98,7 +101,7 @@ def run_detect(args: argparse.Namespace) -> dict:
         return plan(job, workers=args.workers)
     if args.refiner is not None:
         return _run_refined(args, volume)
-    points = run(job, args.out, workers=args.workers, scheduler=args.scheduler, mark=mark_unlike)
+    points = run(job, args.out, workers=args.workers, scheduler=args.scheduler, mark=mark_counted)
     # The points know of every chunk that was passed over, by whichever process and in whichever run.
     skipped = report_bad_chunks_by_path({args.volume: bad_chunks_of(points)})
     warnings = unfamiliar_volume_warnings(job, points)

@@ -22,7 +22,7 @@ from canvas_fm.heads.features.extractor import DETECTOR, DETECTOR_LOGIT, MAE, Ex
 from canvas_fm.heads.features.feature_set import AMPLITUDE, CANDIDATE_SCORE, SHAPE, Provenance
 from canvas_fm.heads.labels.candidates import check_volume_name
 from canvas_fm.heads.refine.apply.candidate_classifier import CandidateClassifier
-from canvas_fm.heads.refine.counts.refined_count import count_refined
+from canvas_fm.heads.refine.counts.refined_count import count_refined, without_count
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.tiles.resumable_tiles import ResumableTiles
 from canvas_fm.inference.embed.store.embedding_store import points_sha256
@@ -229,7 +229,7 @@ def _shipped(needed: Provenance, kind: str) -> Any:
 
 
 def _meta(points: Points, volume: Volume, refiner: Refiner, extractor: Extractor) -> dict[str, str]:
-    meta = dict(points.meta) | {"volume": volume.name, "refiner_sha256": refiner_sha256(refiner)}
+    meta = without_count(points.meta) | {"volume": volume.name, "refiner_sha256": refiner_sha256(refiner)}
     for name, provenance in extractor.provenance.items():
         if name in (DETECTOR_LOGIT, SHAPE, AMPLITUDE):
             continue  # its detector is named with the pooled map; shape and amplitude need no model

@@ -22,6 +22,7 @@ from canvas_fm.models.folder.training_volumes import volume_in_training
 # Deviation of log recall between brains where one brain alone is known. From brain to brain it is .02 on
 # microglia cubes, .21 on phantoms of somata, .90 on those of nuclei (recipes/LOG.md).
 ONE_BRAIN_SPREAD = 0.2
+P_CELL_PER_CELL, DETECTIONS_PER_CELL = "p_cell_per_cell", "detections_per_cell"
 _SAME = 0.02  # thresholds that differ by less, relatively, cut the same candidates
 
 
@@ -70,16 +71,35 @@ def recall_of_refined(
     """
     if points.meta.get("cells_only") == "yes":
         return None
-    try:
-        spread, brains = points.meta["p_cell_per_cell_spread"].split()
-        return MeasuredCount(float(points.meta["p_cell_per_cell"]), float(spread), int(brains))
-    except (KeyError, ValueError):
-        pass
+    if (measured := stated_count(points, P_CELL_PER_CELL)) is not None:
+        return measured
     try:
         spread, brains = points.meta["candidate_recall_spread"].split()
         return Recall(float(points.meta["candidate_recall"]), float(spread), int(brains))
     except (KeyError, ValueError):
         return recall_of([*records, *shipped_recalls()], points)
+
+
+def stated_count(points: Points, name: str) -> MeasuredCount | None:
+    """The measured count that a file states by `P_CELL_PER_CELL`, or by `DETECTIONS_PER_CELL`."""
+    meta = points.meta
+    try:
+        spread, brains = meta[f"{name}_spread"].split()
+        known = MeasuredCount(float(meta[name]), float(spread), int(brains))
+        if (parts := meta.get(f"{name}_parts")) is not None:  # earlier versions wrote none
+            per_cell, between = (float(part) for part in parts.split())
+            known = known._replace(per_cell=per_cell, between=between, whole=float(meta["expected_cells"]))
+        return known
+    except (KeyError, ValueError):
+        return None
+
+
+def measured_meta(name: str, known: MeasuredCount) -> dict[str, str]:
+    """The lines of a file's header that `stated_count` reads."""
+    lines = {name: f"{known.value:.6g}", f"{name}_spread": f"{known.spread:.4f} {known.brains}"}
+    if known.per_cell is not None:
+        lines[f"{name}_parts"] = f"{known.per_cell:.6g} {known.between:.6g}"
+    return lines
 
 
 def training_recalls(

@@ -63,13 +63,20 @@ class Recall(NamedTuple):
 class MeasuredCount(NamedTuple):
     """Counts of the same models on held-out brains: Σ P(cell) over all cells, and spread.
 
-    `value` may be above 1. `spread` is the deviation of its logarithm from brain to brain, with calibration
-    and recall in it.
+    `value` may be above 1; of detections that were not refined it is their number over all cells. `spread` is
+    the deviation of its logarithm from brain to brain, with calibration and recall in it. Of a part the
+    variance `per_cell` over its cells is added, and `between` by what of the `whole` count is not in it.
+    Files of earlier versions state neither (None): then the variance of P(cell) stands for it. `alike` from 0
+    to 1: how far the detections look like those of the record's labelled brains.
     """
 
     value: float
     spread: float
     brains: int
+    per_cell: float | None = None
+    between: float = 0.0
+    whole: float = 0.0
+    alike: float = 1.0
 
 
 class CountSpread(NamedTuple):
@@ -199,12 +206,7 @@ def count_interval(
     such were measured on other brains, that spread counts, and what is independent from row to row.
     """
     if isinstance(recall, MeasuredCount):
-        value = np.asarray(value, np.float64)
-        whole = value / recall.value
-        rows = np.asarray(variance) / np.maximum(value, 1.0) ** 2 + ROW_ERRORS / np.maximum(whole, 1.0)
-        half = NORMAL * np.sqrt(recall.spread**2 + rows)
-        low = whole * np.exp(-half)
-        return np.where(low < 1, 0.0, low)[()], (whole * np.exp(half))[()]
+        return _measured_ends(value, variance, recall)
     half = spread.factor * np.sqrt(variance + (spread.shared * value) ** 2)
     half_low, half_high = np.hypot(half, value - below), np.hypot(half, above - value)
     if recall is None:
@@ -212,9 +214,28 @@ def count_interval(
     whole = value / recall.value
     # Cells without a candidate are a draw of their own; how recall varies acts on all of them.
     missed = spread.factor * np.sqrt(whole * (1 - recall.value) + (recall.spread * whole) ** 2)
-    return _gamma_ends(
+    low, high = _gamma_ends(
         whole, np.hypot(half_low / recall.value, missed), np.hypot(half_high / recall.value, missed)
     )
+    # Of so many cells none is found by chance in one volume of twenty.
+    none = 0.0 if recall.value >= 1 else np.log((1 - COUNT_LEVEL) / 2) / np.log1p(-recall.value)
+    return low, np.maximum(high, none)[()]
+
+
+def _measured_ends(value: Any, variance: Any, known: MeasuredCount) -> tuple[Any, Any]:
+    """A factor to either side; below one cell an upper end that does not vanish with the detections."""
+    value = np.asarray(value, np.float64)
+    whole = value / known.value
+    at = np.maximum(whole, 1.0)
+    if known.per_cell is None:
+        rows = np.asarray(variance) / np.maximum(value, 1.0) ** 2 + ROW_ERRORS / at
+    else:
+        share = np.clip(whole / known.whole, 0.0, 1.0) if known.whole > 0 else 0.0
+        rows = known.per_cell / at + known.between * (1 - share)
+    factor = np.exp(NORMAL * np.sqrt(known.spread**2 + rows))
+    low = whole / factor
+    high = np.where(whole < 1, whole + factor - 1, whole * factor)
+    return np.where(low < 1, 0.0, low)[()], high[()]
 
 
 def _gamma_ends(value: Any, half_low: Any, half_high: Any) -> tuple[Any, Any]:

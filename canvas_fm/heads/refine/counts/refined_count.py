@@ -1,7 +1,8 @@
-"""The count of a refined volume with its warnings; the interval is computed in `expected_count`."""
+"""The count of a volume's detections, refined or not, and its warnings; `expected_count` has the interval."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +12,14 @@ from jaxtyping import Real
 from canvas_fm.data.points.points import Points
 from canvas_fm.files.shipped import shipped
 from canvas_fm.heads.features.candidate_score import made_by
-from canvas_fm.heads.refine.counts.candidate_recall import recall_of, shipped_recalls, threshold_of
+from canvas_fm.heads.refine.counts.candidate_recall import (
+    DETECTIONS_PER_CELL,
+    P_CELL_PER_CELL,
+    measured_meta,
+    recall_of,
+    shipped_recalls,
+    threshold_of,
+)
 from canvas_fm.heads.refine.counts.count_interval import (
     ALL_CELLS,
     ALL_CELLS_IF_RECALL_HOLDS,
@@ -23,11 +31,16 @@ from canvas_fm.heads.refine.counts.count_interval import (
 )
 from canvas_fm.heads.refine.counts.measured_count import measured_count
 from canvas_fm.heads.refine.refiner import Refiner
-from canvas_fm.inference.detect.out_of_distribution import UNLIKE
+from canvas_fm.inference.detect.out_of_distribution import UNLIKE, mark_unlike
+from canvas_fm.inference.detect.tiles.tiled_detection import TiledDetection
 from canvas_fm.models.folder.training_volumes import volume_in_training
 
+_P_CELL = "p_cell"
 # What a note says to run; `count` puts its own files there.
 RECALL_COMMAND = "canvas-fm refine apply REFINER VOLUME CANDIDATES --out CELLS.csv --recall FOUND CELLS"
+AUDIT_COMMAND = "canvas-fm audit VOLUME CELLS.csv --out AUDIT.csv"
+_COUNT_LINES = ("count_of", "expected_cells", "expected_cells_90", "count_notes", "candidate_recall")
+_UNLIKE = 0.5  # so little alike, the interval is mostly that of other volumes
 _MUCH = 0.3  # an uncertainty of the log-odds that is worth a sentence
 
 
@@ -46,6 +59,7 @@ class CellCount:
     recall: Recall | MeasuredCount | None
     notes: tuple[str, ...]
     recall_holds: bool = True
+    refined: bool = True
 
     @property
     def count_of(self) -> str:
@@ -75,8 +89,7 @@ class CellCount:
             "expected_cells_90": f"{count.low:.1f} {count.high:.1f}",
         }
         if isinstance(self.recall, MeasuredCount):
-            lines["p_cell_per_cell"] = f"{self.recall.value:.6g}"
-            lines["p_cell_per_cell_spread"] = f"{self.recall.spread:.4f} {self.recall.brains}"
+            lines |= measured_meta(P_CELL_PER_CELL if self.refined else DETECTIONS_PER_CELL, self.recall)
         elif self.recall is not None:
             lines["candidate_recall"] = f"{self.recall.value:.4f}"
             lines["candidate_recall_spread"] = f"{self.recall.spread:.4f} {self.recall.brains}"
@@ -121,15 +134,66 @@ def count_refined(
         )
     elif unlike:
         notes = [_recall_may_not_hold(unlike), *notes]
+    if isinstance(known, MeasuredCount):
+        notes += _unlike_the_record(known)
     of: Literal["cells", "candidates"] = "candidates" if known is None else "cells"
     return CellCount(of, count, among, known, tuple(notes), recall_holds=not unlike)
 
 
-def _recall_may_not_hold(unlike: str) -> str:
+def count_detected(
+    points: Points, *, volume: str | None = None, crop_of: str | None = None
+) -> CellCount | None:
+    """The count of all cells by detections that were not refined: None where theirs was not measured.
+
+    It is detections times the cells per detection on brains that the detector had not seen.
+    """
+    known = measured_count(points, None)
+    if known is None:
+        return None
+    count = expected_count(np.ones(len(points)), None, known)
+    unlike = points.meta.get(UNLIKE)
+    notes = [
+        *([] if unlike is None else [_recall_may_not_hold(unlike, AUDIT_COMMAND)]),
+        *_detector_saw(points, volume, crop_of),
+        *_unlike_the_record(known),
+    ]
+    return CellCount("cells", count, count, known, tuple(notes), recall_holds=not unlike, refined=False)
+
+
+def with_count(points: Points) -> Points:
+    """Detections with the lines of their count in `meta`, where it was measured for their detector."""
+    count = None if _P_CELL in points.columns else count_detected(points)
+    return points if count is None else Points(points.zyx, points.columns, points.meta | count.as_meta())
+
+
+def mark_counted(job: TiledDetection, points: Points) -> Points:
+    """The detections of a job with what makes its volume unlike the calibration's, and with their count."""
+    return with_count(mark_unlike(job, points))
+
+
+def without_count(meta: Mapping[str, str]) -> dict[str, str]:
+    """Metadata of detections without the lines of a count."""
+    per_cell = (P_CELL_PER_CELL, DETECTIONS_PER_CELL, "candidate_recall_spread")
+    return {
+        key: text for key, text in meta.items() if key not in _COUNT_LINES and not key.startswith(per_cell)
+    }
+
+
+def _unlike_the_record(known: MeasuredCount) -> list[str]:
+    """A sentence where the interval is that of other volumes than the labelled brains of this stain."""
+    if known.alike >= _UNLIKE:
+        return []
+    return [
+        "how doubtful, how varied and how dense the detections are is not as on the labelled brains of the "
+        f"count's record; the interval is as wide as on all {known.brains} volumes, synthetic ones among them"
+    ]
+
+
+def _recall_may_not_hold(unlike: str, command: str = RECALL_COMMAND) -> str:
     return (
         f"the volume looks unlike what the detector was calibrated on ({unlike}): whether its recall on the "
         "training brains holds here is not known, and the count may be far off; look for some cells by eye "
-        f"and give how many of them have a candidate: `{RECALL_COMMAND}`"
+        f"and give how many of them have a candidate: `{command}`"
     )
 
 
@@ -177,7 +241,12 @@ def _seen(refiner: Refiner, points: Points, volume: str | None, crop_of: str | N
     notes = []
     if trained_on := volume_in_training(refiner.fit_provenance_, name, crop_of):
         notes.append(f"the refiner was trained on {trained_on}, and is applied to it here")
-    if points.meta.get("detector_trained_on_volume") == "yes":
-        itself = "" if crop_of is None else f", or on {crop_of!r}, of which it is a crop"
-        notes.append(f"the detector of the candidates was trained on the volume {name!r}{itself}")
-    return notes
+    return [*notes, *_detector_saw(points, volume, crop_of)]
+
+
+def _detector_saw(points: Points, volume: str | None, crop_of: str | None) -> list[str]:
+    if points.meta.get("detector_trained_on_volume") != "yes":
+        return []
+    name = volume or points.meta.get("volume")
+    itself = "" if crop_of is None else f", or on {crop_of!r}, of which it is a crop"
+    return [f"the detector of the candidates was trained on the volume {name!r}{itself}"]

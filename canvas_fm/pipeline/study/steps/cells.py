@@ -11,6 +11,7 @@ from canvas_fm.data.points.points import Points
 from canvas_fm.files.checksum import sha256
 from canvas_fm.files.shipped import find
 from canvas_fm.heads.refine.apply.apply import P_CELL, models_needed, refine
+from canvas_fm.heads.refine.counts.refined_count import mark_counted
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.inference.detect.tiles.tiled_detection import bad_chunks_of
@@ -81,7 +82,9 @@ def detect_external(step_run: StepRun) -> dict[str, Any]:
 def run_detect(step_run: StepRun) -> dict[str, Any]:
     volume, options = step_run.volume(), step_run.options("detector")
     detector = load(step_run.study.path(step_run.settings.detector), kind="detector")
-    points = detect(detector, volume, out=step_run.out, **step_run.study.running, **options)
+    points = detect(
+        detector, volume, out=step_run.out, mark=mark_counted, **step_run.study.running, **options
+    )
     return {
         "rows": len(points), "shape_zyx": volume.shape_zyx, "voxel_um": volume.voxel_um,
         "bad_chunks": len(bad_chunks_of(points)),

@@ -9,34 +9,45 @@ import numpy as np
 import pytest
 
 from canvas_fm.data.points.points import Points
+from canvas_fm.heads.refine.counts import measured_count as module
 from canvas_fm.heads.refine.counts import refined_count
 from canvas_fm.heads.refine.counts.candidate_recall import recall_of_refined
 from canvas_fm.heads.refine.counts.count_interval import MeasuredCount, Recall, expected_count
+from canvas_fm.heads.refine.counts.detection_look import Look, look_of
 from canvas_fm.heads.refine.counts.measured_count import (
+    NOT_REFINED,
     CountRecord,
-    doubtful_share,
+    HeldOut,
+    PartError,
     measured_count,
     shipped_counts,
 )
-from canvas_fm.heads.refine.counts.refined_count import count_refined
+from canvas_fm.heads.refine.counts.refined_count import count_refined, with_count, without_count
 from canvas_fm.heads.refine.refiner import Refiner
 
 REPORT = Path(__file__).parents[4] / "recipes" / "domains" / "counts.json"
+USUAL = Look(0.3, 0.5, 1.0)
 
 
-def record(ratios, *, counted: int = 1000, counted_by="detections", doubtful=None) -> CountRecord:
-    names = [f"brain {n}" for n in range(len(ratios))]
-    cells = {name: round(counted * ratio) for name, ratio in zip(names, ratios, strict=True)}
-    shares = {} if doubtful is None else dict(zip(names, map(float, doubtful), strict=True))
+def volumes(ratios, looks=None, *, detections: int = 1000, prefix="brain") -> dict[str, HeldOut]:
+    looks = [USUAL] * len(ratios) if looks is None else looks
+    return {
+        f"{prefix} {n}": HeldOut(detections, round(detections * ratio), Look(*map(float, look)))
+        for n, (ratio, look) in enumerate(zip(ratios, looks, strict=True))
+    }
+
+
+def record(brains, others=None, *, refiners=("refiner",)) -> CountRecord:
     return CountRecord(
-        made_by="detector", threshold=0.2, refiners=("refiner",), counted_by=counted_by,
-        counted=dict.fromkeys(names, float(counted)), cells=cells, doubtful=shares,
+        made_by="detector", threshold=0.2, refiners=refiners, brains=brains, others=others or {},
+        parts=PartError(1.0, 0.01), parts_of_others=PartError(4.0, 0.09),
     )  # fmt: skip
 
 
-def detections(scores) -> Points:
-    zyx = np.zeros((len(scores), 3)) + np.arange(len(scores))[:, None]
-    return Points(zyx, {"score": np.asarray(scores)}, {"detector_sha256": "detector", "threshold": "0.2"})
+def detections(scores, **meta) -> Points:
+    zyx = np.zeros((len(scores), 3)) + 100 * np.arange(len(scores))[:, None]
+    stated = {"detector_sha256": "detector", "threshold": "0.2", "voxel_um": "6 1.62 1.62"}
+    return Points(zyx, {"score": np.asarray(scores, np.float64)}, stated | meta)
 
 
 @pytest.mark.parametrize("brains", [2, 8])
@@ -45,55 +56,118 @@ def test_the_interval_of_few_brains_holds_nine_of_ten_others(brains):
     held = []
     for _ in range(400):
         *known, other = np.exp(random.normal(0.1, 0.3, brains + 1))
-        log, half = record(known).ratio(0.5)
-        held.append(abs(np.log(other) - log) <= half)
+        ratio = record(volumes(known)).ratio(USUAL)
+        held.append(abs(np.log(other) - ratio.log) <= ratio.half)
     assert 0.86 < np.mean(held) < 0.97
 
 
 def test_two_brains_that_agree_by_chance_do_not_give_a_count_to_the_cell():
-    _, half = record([1.0, 1.0]).ratio(0.5)
-    assert half > 0.3
+    assert record(volumes([1.0, 1.0])).ratio(USUAL).half > 0.3
 
 
-def test_of_many_brains_those_with_more_doubtful_detections_have_wider_intervals():
+def test_detections_unlike_those_of_the_labelled_brains_go_by_all_volumes():
+    """Further and further out, from the brains' own narrow error to that of all volumes."""
     random = np.random.default_rng(0)
-    doubtful = np.linspace(0.1, 0.9, 60)
-    ratios = np.exp(random.normal(0, 1, 60) * doubtful)
-    known = record(ratios, doubtful=doubtful)
-    (_, sure), (_, unsure) = known.ratio(0.1), known.ratio(0.9)
-    assert unsure > 2 * sure
-    assert known.ratio(5.0) == known.ratio(0.9)  # not beyond what was seen
+    brains = volumes([0.8] * 8, [Look(0.3 + 0.01 * n, 0.5, 1.0) for n in range(8)])
+    looks = np.stack([random.uniform(0.1, 0.9, 60), np.full(60, 0.5), np.full(60, 1.0)], axis=1)
+    known = record(brains, volumes(np.exp(random.normal(0.7, 0.5, 60)), looks, prefix="phantom"))
+    inside, between, outside = (known.ratio(Look(at, 0.5, 1.0)) for at in (0.33, 0.45, 0.6))
+    assert (inside.alike, outside.alike) == (1.0, 0.0)
+    assert 0 < between.alike < 1
+    assert inside.half < between.half < outside.half
+    assert inside.log == pytest.approx(np.log(0.8), abs=0.01)
+    assert inside.log < between.log < outside.log
+    assert (inside.parts, outside.parts) == (known.parts, known.parts_of_others)
+    nowhere = known.ratio(Look(0.33, 0.5, np.nan))  # a file without a voxel size
+    assert nowhere.alike == 0.0
+    assert np.isfinite(nowhere.half)
 
 
-def test_of_many_brains_the_interval_reaches_the_error_that_one_brain_more_would_hold():
-    """Split conformal: of 20 errors the 19th, ceil(.9 (20 + 1)), where all brains are as doubtful."""
-    known = record(np.exp(np.linspace(-0.5, 0.4, 20)), counted=10**6, doubtful=np.full(20, 0.3))
-    log, half = known.ratio(0.3)
-    errors = np.sort(np.abs(np.linspace(-0.5, 0.4, 20) - log))
-    assert half == pytest.approx(errors[18], abs=1e-5)
+def test_two_brains_are_no_range_yet():
+    """The margin outside is wide of two brains and narrow of eight."""
+    looks = [Look(at, 0.5, 1.0) for at in np.linspace(0, 1, 30)]
+    others = volumes(np.exp(np.linspace(-1, 1, 30)), looks, prefix="phantom")
+    near = Look(0.52, 0.5, 1.0)
+    two = record(volumes([1.0] * 2, [Look(0.4, 0.5, 1.0)] * 2), others).ratio(near)
+    eight = record(volumes([1.0] * 8, [Look(0.4, 0.5, 1.0)] * 8), others).ratio(near)
+    assert two.alike == 1.0
+    assert eight.alike < 0.3
 
 
-def test_a_detection_is_doubtful_within_one_log_odd_above_the_threshold():
-    at = 1 / (1 + np.exp(-(np.log(0.2 / 0.8) + np.array([0.1, 0.9, 0.99, 1.01, 5.0]))))
-    assert doubtful_share(at, 0.2) == 0.6
-    assert doubtful_share(np.empty(0), 0.2) == 1.0
+def test_of_many_volumes_the_more_doubtful_and_the_sparser_have_wider_intervals():
+    random = np.random.default_rng(0)
+    looks = np.stack([random.uniform(0.1, 0.9, 80), np.full(80, 0.5), random.uniform(0, 4, 80)], axis=1)
+    ratios = np.exp(random.normal(0, 1, 80) * looks[:, 0] * (5 - looks[:, 2]) / 5)
+    known = record({}, volumes(ratios, looks, prefix="phantom"))
+    sure, unsure, sparse = (known.ratio(Look(u, 0.5, k)).half for u, k in ((0.1, 4), (0.9, 4), (0.9, 0)))
+    assert 1.3 * sure < unsure < sparse
+    assert known.ratio(Look(5.0, 0.5, 4)) == known.ratio(Look(looks[:, 0].max(), 0.5, 4))  # nor beyond
 
 
-@pytest.mark.parametrize(("counted_by", "cells"), [("detections", 300), ("p_cell", 150)])
-def test_all_cells_are_what_is_counted_times_the_ratio(counted_by, cells):
-    known = record([1.5] * 8, counted_by=counted_by)
-    p_cell = np.full(200, 0.5)
+def test_of_many_volumes_the_interval_reaches_the_error_that_one_more_would_hold():
+    """Conformal: of 20 errors the 19th, ceil(.9 (20 + 1)), each by the mean of the 19 others."""
+    logs = np.linspace(-0.5, 0.4, 20)
+    known = record({}, volumes(np.exp(logs), detections=10**6, prefix="phantom"))
+    ratio = known.ratio(USUAL)
+    assert ratio.log == pytest.approx(logs.mean(), abs=1e-5)
+    errors = np.sort([abs(log - np.delete(logs, at).mean()) for at, log in enumerate(logs)])
+    # The middle of the width differs a little as one or another is left out.
+    assert errors[17] < ratio.half < errors[19] * 1.05
+
+
+def test_the_look_of_detections():
+    above = np.array([0.1, 0.9, 0.99, 1.01, 5.0])
+    scores = 1 / (1 + np.exp(-(np.log(0.2 / 0.8) + above)))
+    points = Points(np.array([[0, 0, 0], [1, 0, 0], [0, 40, 0], [50, 0, 0], [90, 0, 0]]), {"score": scores},
+                    {"voxel_um": "6 1.62 1.62"})  # fmt: skip
+    look = look_of(points, 0.2)
+    assert look.doubtful == 0.6
+    assert look.deviation == pytest.approx(above.std())
+    assert look.neighbours == pytest.approx(np.log(0.1 + (2 + 2 + 2 + 0 + 0) / 5))  # within 80 µm
+    empty = look_of(Points(np.empty((0, 3)), {"score": np.empty(0)}, {"voxel_um": "1 1 1"}), 0.2)
+    assert empty[:2] == (1.0, 0.0)
+    assert np.isnan(look_of(Points(points.zyx, points.columns), 0.2).neighbours)
+
+
+def test_all_cells_are_detections_times_the_ratio_and_p_cell_divides_them():
+    known = record(volumes([1.5] * 8))
+    p_cell = np.where(np.arange(200) < 100, 0.8, 0.2)
     measured = measured_count(detections([0.9] * 200), p_cell, "refiner", [known])
     count = expected_count(p_cell, None, measured)
-    assert count.value == pytest.approx(cells, rel=0.01)
-    assert count.low < cells < count.high
-    assert expected_count(p_cell[:100], None, measured).value == pytest.approx(cells / 2, rel=0.01)
+    assert count.value == pytest.approx(300, rel=0.01)
+    assert count.low < 300 < count.high
+    assert expected_count(p_cell[:100], None, measured).value == pytest.approx(240, rel=0.01)
+
+
+def test_a_part_is_wider_than_the_whole_and_the_smaller_the_wider():
+    measured = MeasuredCount(1.0, 0.1, 8, per_cell=1.0, between=0.02, whole=1000.0)
+
+    def half(n: int) -> float:
+        count = expected_count(np.ones(n), None, measured)
+        return float(np.log(count.high / count.value) / 1.6448536)
+
+    assert half(1000) ** 2 == pytest.approx(0.1**2 + 1 / 1000)
+    assert half(250) ** 2 == pytest.approx(0.1**2 + 1 / 250 + 0.02 * 0.75)
+    assert half(4) ** 2 == pytest.approx(0.1**2 + 1 / 4 + 0.02 * 0.996)
+
+
+def test_no_detections_are_not_surely_no_cells():
+    known = [record(volumes([1.2] * 8), refiners=("refiner", NOT_REFINED))]
+    none = measured_count(detections([]), np.empty(0), "refiner", known)
+    count = expected_count(np.empty(0), None, none)
+    one = expected_count(np.ones(1), None, measured_count(detections([0.9]), None, NOT_REFINED, known))
+    assert (count.value, count.low) == (0, 0)
+    assert 1 < count.high < one.high
+    assert one.low < 1.2 < one.high
+    recalled = expected_count(np.empty(0), None, Recall(0.9, 0.05, 3))
+    assert recalled.high == pytest.approx(np.log(0.05) / np.log(0.1))  # .1 ** n is .05
 
 
 def test_only_the_measured_pair_at_its_own_threshold_is_taken():
-    known, points, p = [record([1.0] * 8)], detections([0.9] * 50), np.full(50, 0.9)
+    known, points, p = [record(volumes([1.0] * 8))], detections([0.9] * 50), np.full(50, 0.9)
     assert measured_count(points, p, "refiner", known).brains == 8
     assert measured_count(points, p, "another", known) is None
+    assert measured_count(points, None, NOT_REFINED, known) is None  # of refined detections alone
     for meta in ({"detector_sha256": "other", "threshold": "0.2"},
                  {"detector_sha256": "detector", "threshold": "0.1"}, {}):  # fmt: skip
         assert measured_count(Points(points.zyx, points.columns, meta), p, "refiner", known) is None
@@ -101,7 +175,7 @@ def test_only_the_measured_pair_at_its_own_threshold_is_taken():
 
 
 def test_a_refined_file_states_it_and_an_audit_goes_first(monkeypatch):
-    measured = MeasuredCount(0.8, 0.1, 8)
+    measured = MeasuredCount(0.8, 0.1, 8, 0.5, 0.01, 56.2)
     monkeypatch.setattr(refined_count, "measured_count", lambda *_: measured)
     refiner = Refiner.load("refiner-cfos")
     points, p = detections([0.9] * 50), np.full(50, 0.9)
@@ -111,12 +185,43 @@ def test_a_refined_file_states_it_and_an_audit_goes_first(monkeypatch):
     assert count.as_dict()["measured"]["brains"] == 8
     refined = Points(points.zyx, points.columns, points.meta | count.as_meta())
     assert recall_of_refined(refined) == measured
+    del refined.meta["p_cell_per_cell_parts"]  # as earlier versions wrote it
+    assert recall_of_refined(refined) == MeasuredCount(0.8, 0.1, 8)
     audited = count_refined(refiner, points, p, recall=(9, 10))
     assert isinstance(audited.recall, Recall)
 
 
+def test_detections_alone_state_their_count_and_a_refiner_replaces_it(monkeypatch):
+    known = (record(volumes([1.5] * 8), refiners=(NOT_REFINED,)),)
+    monkeypatch.setattr(module, "shipped_counts", lambda: known)
+    points = with_count(detections([0.9] * 200, unlike_calibration="its contrast"))
+    assert points.meta["expected_cells"] == "300.0"
+    low, high = map(float, points.meta["expected_cells_90"].split())
+    assert low < 299 < high
+    assert points.meta["count_of"] == "all cells if the recall of the training brains holds here"
+    assert "canvas-fm audit" in points.meta["count_notes"]
+    assert float(points.meta["detections_per_cell"]) == pytest.approx(1 / 1.5, rel=0.01)
+    assert without_count(points.meta) == detections([], unlike_calibration="its contrast").meta
+    refined = Points(points.zyx, points.columns | {"p_cell": np.full(200, 0.5)}, {})
+    assert with_count(refined) is refined
+    other = detections([0.9] * 200, threshold="0.1")
+    assert with_count(other) is other
+
+
+def test_detections_unlike_the_record_are_said_to_be():
+    known = MeasuredCount(0.8, 0.5, 63, 0.5, 0.01, 56.2, alike=0.2)
+    assert "all 63 volumes" in refined_count._unlike_the_record(known)[0]
+    assert not refined_count._unlike_the_record(known._replace(alike=0.6))
+
+
 def test_shipped_records_are_those_of_the_committed_report():
     report = json.loads(REPORT.read_bytes())
-    recorded = [CountRecord.model_validate(report["records"][name]) for name in report["shipped"]]
+    recorded = [CountRecord.model_validate(record) for record in report["records"].values()]
     assert list(shipped_counts()) == recorded
-    assert len(recorded) == 4
+    assert len(recorded) == 7
+
+
+def test_the_committed_intervals_hold_in_seventeen_of_twenty_volumes_and_parts():
+    summary = json.loads(REPORT.read_bytes())["summary"]
+    assert {name for name, of in summary.items() if of["hold"] < 0.85} == set()
+    assert len(summary) == 32
