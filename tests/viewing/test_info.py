@@ -35,6 +35,9 @@ def test_what_is_no_points_is_said_as_before(tmp_path):
     np.save(tmp_path / "image.npy", np.zeros((4, 5, 6)))
     with pytest.raises(CanvasError, match=r"is a \.npy file, which is not read; save it as TIFF"):
         describe(tmp_path / "image.npy")
+    (tmp_path / "zarr.json").write_text("{}")
+    with pytest.raises(CanvasError, match="is the metadata of a Zarr store; give its folder"):
+        describe(tmp_path / "zarr.json")
     (tmp_path / "a.yml").write_text("model: {}\n")
     with pytest.raises(CanvasError, match="the key 'training' is missing"):
         describe(tmp_path / "a.yml")

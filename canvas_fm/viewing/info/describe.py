@@ -12,6 +12,7 @@ from canvas_fm.data.points.formats.npy_table import NPY, is_table
 from canvas_fm.data.points.formats.read_write import suffix_of, suffixes
 from canvas_fm.data.precomputed.read_annotations import is_annotations
 from canvas_fm.data.store.files import missing_path
+from canvas_fm.data.store.keys import METADATA
 from canvas_fm.data.store.tar_index import in_tar, on_disk
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
@@ -147,7 +148,7 @@ def _is_points(path: Path) -> bool:
     """Whether a path is a file of points by its suffix, or a folder of Neuroglancer's annotations."""
     if path.is_dir():
         return is_annotations(path)
-    if not path.is_file() or suffix_of(path) not in suffixes():
+    if not path.is_file() or suffix_of(path) not in suffixes() or path.name in METADATA:
         return False
     if path.suffix.lower() in YAML:  # of cellfinder, else a recipe
         return b"candidate_cells" in path.read_bytes()

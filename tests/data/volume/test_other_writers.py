@@ -271,3 +271,9 @@ def test_a_description_of_bigdataviewer_names_its_voxels(tmp_path):
         Volume.open(tmp_path / "a.xml")
     with pytest.raises(CanvasError, match=r"root is <SpimData>.*canvas-fm convert takes the voxels"):
         Points.read(tmp_path / "a.xml")
+
+
+def test_a_service_names_convert_for_what_it_does_not_read_either(tmp_path):
+    (tmp_path / "a.ims").write_bytes(b"HDF")
+    with pytest.raises(CanvasError, match=r"is read by convert alone: canvas-fm convert a\.ims"):
+        Volume.open(tmp_path / "a.ims", follow_links=False)

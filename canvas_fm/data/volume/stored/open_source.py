@@ -12,7 +12,7 @@ from canvas_fm.data.store.ome.metadata import read_image, read_node
 from canvas_fm.data.store.remote.remote_store import Remote
 from canvas_fm.data.volume.stored.channel import Channel
 from canvas_fm.data.volume.stored.chunked_array import ChunkedArray
-from canvas_fm.data.volume.stored.unsupported_formats import refuse_unsupported
+from canvas_fm.data.volume.stored.unsupported_formats import refuse_converted, refuse_unsupported
 from canvas_fm.data.volume.stored.voxel_size_and_marker import refuse_single_level
 from canvas_fm.data.volume.tiff.planes import Planes, open_planes
 from canvas_fm.data.volume.volume_flags import VolumeOptions
@@ -39,8 +39,8 @@ def open_source(
     if planes is not None:
         why = "its TIFF metadata do not state z, y and x as lengths"
         return OpenedSource(planes, planes.voxel_um, why, None)
-    if remote is None and follow_links:
-        refuse_unsupported(path)
+    if remote is None:
+        (refuse_unsupported if follow_links else refuse_converted)(path)
     store = CheckedStore(remote or open_files(path, follow_links=follow_links))
     refuse_single_level(path, store)
     root = read_node(store.files, "")

@@ -35,10 +35,7 @@ def refuse_unsupported(path: Path) -> None:
         )
     if path.is_file() and suffix in _CONVERTED and path.name.lower().endswith(".gz"):
         raise CanvasError(f"{path} is a compressed {suffix} file; unpack it first")
-    if path.is_file() and suffix in _CONVERTED:
-        raise CanvasError(
-            f"{path} is read by convert alone: canvas-fm convert {path.name} OUT.zarr, give OUT.zarr"
-        )
+    refuse_converted(path)
     if path.is_file() and suffix == ".ome":
         raise CanvasError(f"{path} is the metadata of planes beside it; give their folder, {path.parent}")
     if path.is_file() and suffix == ".xml" and (data := _described_by(path)):
@@ -54,6 +51,14 @@ def refuse_unsupported(path: Path) -> None:
         held = _held(path)
         if held is not None:
             raise CanvasError(f"{path} is neither a Zarr store nor a folder of TIFF planes: {held}")
+
+
+def refuse_converted(path: Path) -> None:
+    """Raise CanvasError for a file of a format that `convert` alone reads, by its name: it is not opened."""
+    if path.suffix.lower() in _CONVERTED and path.is_file():
+        raise CanvasError(
+            f"{path} is read by convert alone: canvas-fm convert {path.name} OUT.zarr, give OUT.zarr"
+        )
 
 
 def _described_by(path: Path) -> str | None:

@@ -43,7 +43,12 @@ class ResumableTiles(ResumableFolder):
         """The points if OUT is complete; CanvasError if it holds anything else."""
         if not self.out.exists():
             return None
-        points = Points.read(self.out)
+        try:
+            points = Points.read(self.out)
+        except CanvasError as problem:
+            raise CanvasError(
+                f"{problem}: it is there already; give another --out, or delete it to compute it again"
+            ) from problem
         if "inputs_sha256" not in points.meta:
             raise CanvasError(
                 f"{self.out} is there already and nothing says what it was made from: it is of another "

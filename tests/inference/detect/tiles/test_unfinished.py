@@ -75,3 +75,6 @@ def test_a_finished_file_whose_rows_were_changed_is_not_taken_as_done(detector, 
     unhashed = {key: value for key, value in points.meta.items() if key != "rows_sha256"}
     Points(points.zyx, points.columns, unhashed).write(out)  # as earlier versions wrote it
     assert len(detect(detector, volume, out=out, threshold=0.3)) == len(points)
+    out.write_bytes(out.read_bytes()[:-20])
+    with pytest.raises(CanvasError, match=r"delete it to compute (it|them) again"):
+        detect(detector, volume, out=out, threshold=0.3)
