@@ -79,10 +79,10 @@ def _switches_as_numbers(content: Any, read: Any, key: str = "") -> Iterator[tup
             yield from _switches_as_numbers(value, inner, f"{key}[{at}]")
 
 
-class Loader(yaml.SafeLoader):
-    """YAML loader: 1e-6 is a number (YAML 1.1 reads text), no dates, duplicate keys are errors."""
+class UniqueKeys:
+    """Part of a YAML loader: a key given twice is an error, where YAML takes the last value in silence."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self: Any, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
@@ -92,7 +92,12 @@ class Loader(yaml.SafeLoader):
                 )
             if isinstance(key, Hashable):  # else yaml refuses it
                 keys.add(key)
-        return super().construct_mapping(node, deep)
+        content: dict[Any, Any] = super().construct_mapping(node, deep)  # type: ignore[misc]
+        return content
+
+
+class Loader(UniqueKeys, yaml.SafeLoader):
+    """YAML loader: 1e-6 is a number (YAML 1.1 reads text), no dates, duplicate keys are errors."""
 
 
 Loader.add_implicit_resolver(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, Real
 
+from canvas_fm.data.points.formats.json_file import unique_keys
 from canvas_fm.errors import CanvasError
 
 _EXPECTED = "a list of boxes [z0, y0, x0, z1, y1, x1] in whole voxels, or a meta.json with 'octants'"
@@ -26,8 +27,8 @@ def read_boxes(path: str | Path) -> Int64[np.ndarray, "k 6"]:
     if not path.is_file():
         raise CanvasError(f"no boxes at {path}; give {_EXPECTED}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as problem:
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique_keys)
+    except (ValueError, RecursionError) as problem:
         raise CanvasError(f"{path} is not readable as JSON: {problem}") from problem
     if isinstance(content, Mapping):
         if "octants" not in content:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from canvas_fm.data.points.boxes import as_boxes, box_of, draw_inside, inside_boxes, read_boxes
+from canvas_fm.data.points.formats.json_file import load_json
 from canvas_fm.errors import CanvasError
 
 
@@ -91,3 +92,12 @@ def test_what_is_no_list_of_boxes_is_refused(tmp_path, content, sentence):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(CanvasError, match=r"no boxes at .*nowhere\.json"):
         read_boxes(tmp_path / "nowhere.json")
+
+
+def test_a_key_of_json_given_twice_is_refused(tmp_path):
+    octant = '{"z": 0, "y": 0, "x": 0, "size": 8, "labelled": true}'
+    path = written(tmp_path, f'{{"octants": [{octant}], "name": "a", "octants": []}}')
+    with pytest.raises(CanvasError, match="the key 'octants' is given twice in one object"):
+        read_boxes(path)
+    with pytest.raises(CanvasError, match="the key 'x' is given twice in one object"):
+        load_json(written(tmp_path, '[{"type": "point", "point": [1, 2, 3], "x": 1, "x": 2}]'))

@@ -10,6 +10,7 @@ import yaml
 
 from canvas_fm.data.points.tables import PointTable
 from canvas_fm.errors import CanvasError
+from canvas_fm.files.strict_yaml import UniqueKeys
 
 YAML = (".yml", ".yaml")
 _AXES = ("z", "y", "x")
@@ -18,7 +19,7 @@ _AXES = ("z", "y", "x")
 def read_cellfinder_yaml(path: Path) -> PointTable:
     """The candidates of a cellfinder YAML in file order; `type` 2 is a cell, 1 is not."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_LOADER)
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
     except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as problem:
         text = " ".join(str(problem).split())[:200]
         raise CanvasError(f"{path} is not readable as YAML: {text}") from problem
@@ -40,4 +41,8 @@ def _number(path: Path, row: int, cell: Any, name: str) -> float:
     return float(value)
 
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_FASTEST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(UniqueKeys, _FASTEST):
+    """Two files put together have the key candidate_cells twice: half of the cells would be lost."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -19,12 +20,26 @@ def load_json(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8-sig")
         text = state_in_link(path, text) or text
-        content = json.loads(text, parse_float=Decimal, parse_constant=lambda name: _refuse(path, name))
+        content = json.loads(
+            text,
+            parse_float=Decimal,
+            parse_constant=lambda name: _refuse(path, name),
+            object_pairs_hook=unique_keys,
+        )
     except (UnicodeDecodeError, ValueError, RecursionError) as problem:
         raise CanvasError(f"{path} is not readable as JSON: {problem}{_hint(problem)}") from problem
     kind = _kind(content)
     if kind is not None:
         raise CanvasError(f"{path} is {kind}, not of Neuroglancer's annotations; {_TABLE}")
+    return content
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; ValueError for a key given twice, of which json takes the last value in silence."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {key!r} is given twice in one object")
     return content
 
 

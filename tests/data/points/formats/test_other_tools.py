@@ -61,6 +61,8 @@ def test_cellfinder_yaml(tmp_path, suffix):
         ("candidate_cells: [{x: 1, y: 2, type: 2}]", "cell 1 has z None"),
         ("candidate_cells: [{x: 1, y: 2, z: .nan, type: 2}]", "expected a finite number"),
         ("candidate_cells: [{x: 1, y: 2, z: 3, type: 1.5}]", "types are whole numbers"),
+        (CELLS + CELLS, "the key 'candidate_cells' is given twice"),
+        ("candidate_cells: [{x: 1, y: 2, z: 3, type: 2, z: 4}]", "the key 'z' is given twice"),
         ("candidate_cells: !!python/object/apply:os.system [true]", "not readable as YAML"),
     ],
 )
