@@ -20,7 +20,7 @@ _ROOTS = {
 }
 _SUFFIX = {"recipe": ".yaml", "card": ".md", "model": "", "older model": "", "sample": ""}
 SAMPLE = "sample:"
-DEFAULT_ENCODER = "base-4"  # of what is shipped the first choice, wherever an encoder is picked for the user
+DEFAULT_ENCODER = "base-5"  # of what is shipped the first choice, wherever an encoder is picked for the user
 COUNTS = _PACKAGE / "weights" / "_counts.json"  # counts of shipped models on held-out brains
 RECALLS = _PACKAGE / "weights" / "_recalls.json"  # of the shipped detectors on held-out brains
 

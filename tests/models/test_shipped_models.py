@@ -29,6 +29,10 @@ SHIPPED = {
         "f5f56a16dcff757e30b41c81ff35937154c7ecc50fb1a57c2e8a1e11a9824a65",
         "48c8c75de3ce92dff339bed36b52d8acd5d30e83dc3c0de488ad1ee9de4f5cea",
     ),
+    "base-5": (
+        "67f6b9a2389a15a61c894cabf726ce3b49bfb7e4883768ead291c3cbf75dc6c1",
+        "f864078bba90fd0ff5af3635964a772ca6c0908cd774a40de5c63ae98c385e23",
+    ),
     "detector-all": (
         "cdba9a27fb7bc5fc2f8916ec29e703bfb2102baa86b9def5b4d8665b11d273a1",
         "51ca060a5be0e0631bbad6cc3f2191d8c5a320bd7a75386ce177cb997817b5c8",

@@ -81,7 +81,7 @@ def service(steps: Path) -> Iterator[tuple[str, dict[str, str]]]:
     programs = Path(sys.executable).parent
     environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     words = shlex.split(command.replace("--port 3000", "--port 0"))
-    words[3:3] = ["base-4", "--volume", "mg=sample:microglia", "--resample"]  # of the service shown before
+    words[3:3] = ["base-5", "--volume", "mg=sample:microglia", "--resample"]  # of the service shown before
     output = steps / "serve.txt"
     with output.open("w") as log:
         process = subprocess.Popen([str(programs / words[0]), *words[1:]], stderr=log, env=environment)

@@ -25,7 +25,7 @@ def vectors(encoder: Encoder, brain: cf.Volume, points: cf.Points) -> np.ndarray
 def main() -> tuple[np.ndarray, np.ndarray]:
     """Vectors of a data loader, and those of `embed`."""
     brain, cells, *_ = cf.sample("microglia")
-    encoder = load("base-4", kind="encoder")
+    encoder = load("base-5", kind="encoder")
     assert_type(encoder, Encoder)
     head: nn.Module = nn.Linear(encoder.num_features, 2)
     few = cf.Points(cells.zyx[:20])

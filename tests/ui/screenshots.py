@@ -1,6 +1,6 @@
 """Pictures of the service's page for the documentation: `make screenshots` writes docs/images/page-*.png.
 
-A service of `base-4` with the shipped sample of microglia, a Chromium of 1280 × 800, and the cells that
+A service of `base-5` with the shipped sample of microglia, a Chromium of 1280 × 800, and the cells that
 `detector-microglia` finds. Another processor or font gives other pixels, so no test compares the pictures.
 """
 
@@ -55,7 +55,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         table = cells(Path(folder))
         sample = cf.Volume.open("sample:microglia").path
-        served = Served(["base-4", "--volume", f"microglia={sample}", "--port", "0"], Path(folder))
+        served = Served(["base-5", "--volume", f"microglia={sample}", "--port", "0"], Path(folder))
         browser = Browser(program)
         try:
             url = served.url()

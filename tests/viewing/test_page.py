@@ -60,7 +60,7 @@ def page(tmp_path) -> DemoPage:
     plane = random.integers(0, 255, (20, 30), dtype=np.uint8)
     count = SampleCount(
         name="cfos", about={"cube": "delivr_cFos/695", "voxel_um": [6.0, 1.62, 1.62], "licence": "MIT"},
-        tolerance_um=8.0, detector="detector-cfos", refiner="refiner-cfos", encoder="base-4",
+        tolerance_um=8.0, detector="detector-cfos", refiner="refiner-cfos", encoder="base-5",
         trained_on_it=("detector-cfos",),
         true_cells=223, detected=F1(0.5, 0.4, 0.6, 100, 20, 123), refined=F1(0.6, 0.5, 0.7, 110, 10, 113),
         count_of="all cells", expected_cells=120.0, interval_90=(90.0, 150.0),

@@ -161,12 +161,12 @@ def test_timm_makes_shipped_encoders(crops):
     import timm  # isort: skip
 
     assert "canvas_fm.base-2" in timm.list_models("canvas_fm*", pretrained=True)
-    model = timm.create_model("canvas_fm.base-4", pretrained=True)
-    shipped = cf.load("base-4")
+    model = timm.create_model("canvas_fm.base-5", pretrained=True)
+    shipped = cf.load("base-5")
     assert timm.create_model("canvas_fm", pretrained=True).sha256 == cf.load(DEFAULT_ENCODER).sha256
     crops = torch.rand(2, 1, *shipped.config.architecture.crop_zyx)
     assert torch.equal(model(crops), shipped(crops))
-    assert not torch.equal(timm.create_model("canvas_fm.base-4")(crops), shipped(crops))
+    assert not torch.equal(timm.create_model("canvas_fm.base-5")(crops), shipped(crops))
     head = nn.Linear(model.num_features, 2)
     assert head(model(crops)).shape == (2, 2)
     with pytest.raises(CanvasError, match="canvas_fm has no classifier"):

@@ -14,7 +14,7 @@ from serving.launch.settings_file import FILE_VARIABLE, merged
 from serving.protocol.settings import Limits
 
 TEXT = """
-model: base-4
+model: base-5
 volumes: {gfp: {path: two.zarr, c: 0}}
 refiners: {th: refiner}
 port: 4000
@@ -44,7 +44,7 @@ def test_the_file_alone_is_enough(file: Path, given: list[dict]) -> None:
     assert main(["serve", "--settings", str(file)]) == 0
     (words,) = given
     assert (words["model"], words["port"], words["keys"], words["roots"]) == (
-        "base-4",
+        "base-5",
         4000,
         "keys.txt",
         ("data",),

@@ -66,7 +66,7 @@ SENT_HEADERS = {
     "authorization": "Bearer unused", "x-stainless-lang": "python", "x-stainless-async": "false",
     "x-stainless-retry-count": "0", "x-stainless-read-timeout": "600",
 }  # fmt: skip
-SENT_BODY = '{"model":"base-4","input":[],"encoding_format":"base64","window":[]}'
+SENT_BODY = '{"model":"base-5","input":[],"encoding_format":"base64","window":[]}'
 
 
 def test_what_the_client_of_openai_was_seen_to_send_is_answered(client, encoder):
