@@ -159,13 +159,15 @@ def count_regions(
         allow_outside=allow_outside,
     )  # fmt: skip
     spread = spread or CountSpread()
-    if recall is None:
-        known = recall_of_refined(points) if by_p else None
-        recall = known if by_p or P_CELL in points.columns else stated_count(points, DETECTIONS_PER_CELL)
+    measured: Recall | MeasuredCount | None = None
+    if not by_p and P_CELL not in points.columns:  # rows go by detections per cell
+        measured = stated_count(points, DETECTIONS_PER_CELL)
+    elif by_p:
+        measured = recall_of_refined(points) if recall is None else recall
     volumes = region_volumes(atlas) if volume_mm3 is None else volume_mm3
     sums = _sums(p, placed, len(atlas.tree), spread)
     holds = points.meta.get("count_of") != ALL_CELLS_IF_RECALL_HOLDS
-    return RegionCounts(channel, atlas, placed, sums, volumes, by_p, spread, recall, holds)
+    return RegionCounts(channel, atlas, placed, sums, volumes, by_p, spread, measured, holds)
 
 
 def _size(points: Points, atlas: Atlas, voxel_um: ZyxUmLike | None) -> ZyxUm:

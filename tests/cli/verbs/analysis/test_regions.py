@@ -47,6 +47,35 @@ def test_two_channels_to_a_table(result, small, cells, tmp_path):  # noqa: F811
     assert np.array_equal(np.floor(rows.atlas_z_um / 100), np.floor((rows.z + 0.5) / 10))
 
 
+def test_detections_that_state_their_count_are_counted_by_it(result, small, tmp_path):  # noqa: F811
+    """The recall of a shipped detector, which P(cell) goes by, is not that of detections."""
+    import pandas
+
+    from canvas_fm.heads.refine.counts.candidate_recall import shipped_recalls
+    from canvas_fm.heads.refine.counts.count_interval import MeasuredCount, expected_count
+
+    known = shipped_recalls()[0]
+    meta = {
+        "detector_sha256": known.made_by, "threshold": str(known.threshold), "expected_cells": "100.0",
+        "detections_per_cell": "2", "detections_per_cell_spread": "0.1000 8",
+        "detections_per_cell_parts": "0.5 0.01",
+    }  # fmt: skip
+    cells, out = tmp_path / "cells.csv", tmp_path / "counts.csv"
+    size = ["--voxel-um", 10, 10, 10, "--atlas-voxel-um", 100, 100, 100]
+    zyx = points_inside(small.labels, 200)
+    for lines, count, of in ((meta, 100, "all cells"), ({"threshold": "0.12"}, 200, "rows")):
+        Points(zyx, {}, lines).write(cells)
+        result(
+            "regions", cells, small.labels_path, "--table", small.table, "--out", out, "--overwrite", *size
+        )
+        rows = pandas.read_csv(out)
+        row = rows[(rows.id == 997) & (rows.hemisphere == "both")].iloc[0]
+        assert (row["count"], row.count_of) == (count, of)
+        if count == 100:
+            whole = expected_count(np.ones(200), None, MeasuredCount(2, 0.1, 8, 0.5, 0.01, 100))
+            assert (row.count_low, row.count_high) == (pytest.approx(whole.low), pytest.approx(whole.high))
+
+
 def test_channels_need_names_of_their_own(refusal, small, cells, tmp_path):  # noqa: F811
     assert "name each: --channels" in refusal("regions", cells, cells, small.labels_path, "--out", "r.csv")
 
