@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from canvas_fm.data.points.points import Points
+from canvas_fm.files.shipped import shipped
 from canvas_fm.heads.refine.counts import measured_count as module
 from canvas_fm.heads.refine.counts import refined_count
 from canvas_fm.heads.refine.counts.candidate_recall import recall_of_refined
@@ -219,6 +220,8 @@ def test_shipped_records_are_those_of_the_committed_report():
     recorded = [CountRecord.model_validate(record) for record in report["records"].values()]
     assert list(shipped_counts()) == recorded
     assert len(recorded) == 7
+    ours = {json.loads((path / "config.json").read_bytes())["sha256"] for path in shipped("model").values()}
+    assert {sha256 for of in recorded for sha256 in (of.made_by, *of.refiners) if sha256} <= ours
 
 
 def test_the_committed_intervals_hold_in_seventeen_of_twenty_volumes_and_parts():

@@ -14,6 +14,10 @@ import torch
 import canvas_fm as cf
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
+from canvas_fm.heads.refine.counts import measured_count
+from canvas_fm.heads.refine.counts.detection_look import Look
+from canvas_fm.heads.refine.counts.measured_count import NOT_REFINED, CountRecord, HeldOut, PartError
+from canvas_fm.heads.refine.counts.refined_count import with_count
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.models.load_model import Detector, load, save_detector
 from serving.client import Client
@@ -47,6 +51,32 @@ def expected(finder: Detector, volume_path: Path) -> Points:
     found = cf.detect(finder, cf.Volume.open(volume_path), box=BOX, threshold=0.3, device="cpu", show=False)
     assert len(found) > 3
     return found
+
+
+def test_the_count_is_that_of_a_detection_file(
+    alone, finder: Detector, volume_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In JSON, in the headers and by the client; none of a detector or threshold that was not measured."""
+    looks = [HeldOut(100, 150, Look(0.5, 0.5, 1.0))] * 2
+    record = CountRecord(
+        made_by=finder.sha256, threshold=0.3, refiners=(NOT_REFINED,), parts=PartError(1.0, 0.0),
+        brains={str(n): look for n, look in enumerate(looks)}, others={}, parts_of_others=PartError(1.0, 0.0),
+    )  # fmt: skip
+    monkeypatch.setattr(measured_count, "shipped_counts", lambda: (record,))
+    meta = with_count(expected(finder, volume_path)).meta
+    reply = alone.post("/v1/detect", json=BODY, headers={"Accept": "application/json"})
+    count = reply.json()["count"]
+    assert f"{count['expected_cells']:.1f}" == meta["expected_cells"]
+    assert "{:.1f} {:.1f}".format(*count["interval_90"]) == meta["expected_cells_90"]
+    assert count["count_of"] == meta["count_of"] == reply.headers["X-Count-Of"]
+    with Client("http://testserver", transport=transport_to(alone), retry_s=0) as client:
+        found = client.detect("cube", box=BOX, threshold=0.3).meta
+    assert {
+        key: found[key] for key in ("expected_cells", "expected_cells_90", "count_of")
+    }.items() <= meta.items()
+    other = alone.post("/v1/detect", json=BODY | {"threshold": 0.4}, headers={"Accept": "application/json"})
+    assert other.json()["count"] is None
+    assert "X-Count-Of" not in other.headers
 
 
 def test_cells_are_those_of_python(alone, finder: Detector, volume_path: Path) -> None:
