@@ -7,9 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int64, Real
-from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components, min_weight_full_bipartite_matching
 
 from canvas_fm.data.points.points import as_zyx
 from canvas_fm.evaluation.detection.pairs import Pairs, find_pairs, stable_order
@@ -121,6 +119,8 @@ class _Groups(NamedTuple):
 
 
 def _by_group(pairs: Pairs) -> _Groups:
+    from scipy.sparse.csgraph import connected_components  # a fifth of a second; greedy matching needs none
+
     (n, pred), (m, truth) = _numbered(pairs.pred), _numbered(pairs.truth)
     graph = csr_array((np.ones(len(pred), np.int8), (pred, truth + n)), shape=(n + m, n + m))
     count, label = connected_components(graph, directed=False)
@@ -192,6 +192,9 @@ def _assign(
     shape: tuple[int, int],
 ) -> Int64[np.ndarray, " k"]:
     """Rows of one component's optimal matching; i, j number its predictions and truths."""
+    from scipy.optimize import linear_sum_assignment
+    from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+
     # Leaving one more prediction unmatched has to cost more than any sum of distances could save.
     unmatched = (min(shape) + 1) * (distance.max() + 1.0)
     if max(shape) <= _DENSE:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Real
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 from canvas_fm.data.points.points import Points
 from canvas_fm.files.option_sets import FrozenModel
@@ -116,7 +116,7 @@ def _of_few(brains: Sequence[HeldOut]) -> tuple[float, float]:
     if k == 1:
         return float(log[0]), NORMAL * ONE_BRAIN_SPREAD * float(np.sqrt(2))
     deviation = max(float(log.std(ddof=1)), LEAST_DEVIATION)
-    factor = float(student_t.ppf((1 + COUNT_LEVEL) / 2, k - 1))
+    factor = float(stdtrit(k - 1, (1 + COUNT_LEVEL) / 2))
     return float(log.mean()), factor * deviation * float(np.sqrt(1 + 1 / k))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Real
@@ -30,10 +30,12 @@ from canvas_fm.heads.refine.counts.count_interval import (
     expected_count,
 )
 from canvas_fm.heads.refine.counts.measured_count import measured_count
-from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.out_of_distribution import UNLIKE, mark_unlike
 from canvas_fm.inference.detect.tiles.tiled_detection import TiledDetection
 from canvas_fm.models.folder.training_volumes import volume_in_training
+
+if TYPE_CHECKING:  # detection counts too, and loads no fitting
+    from canvas_fm.heads.refine.refiner import Refiner
 
 _P_CELL = "p_cell"
 # What a note says to run; `count` puts its own files there.
