@@ -74,7 +74,11 @@ def convert(
     out, opts = Path(out), ConvertOptions.of(**options)
     _check_name(out)
     processes = Processes(workers, scheduler)
-    return convert_source(open_source(source, opts), out, opts, processes=processes, progress=progress)
+    opened = open_source(source, opts)
+    try:
+        return convert_source(opened, out, opts, processes=processes, progress=progress)
+    finally:
+        opened.close()
 
 
 def convert_source(

@@ -89,6 +89,11 @@ class Hdf5Channel:
         ends |= {axis: (index, index + 1) for axis, index in self._picked.items()}
         refuse_unwritten(self.path, self._data, [ends[axis] for axis in self._axes])
 
+    def close(self) -> None:
+        """Close its file, which can be written again then: an open one cannot, not even by this process."""
+        if self._data:  # another channel of it may have done so
+            self._data.file.close()
+
     @property
     def files(self) -> list[Path]:
         """The files that its voxels lie in: those that the data set, or a link to it, names."""

@@ -63,6 +63,12 @@ class Source:
     def bad_chunks(self) -> list[str]:
         return [sentence for channel in self.channels for sentence in channel.bad_chunks]
 
+    def close(self) -> None:
+        """Close the files that stay open for reading, those of HDF5."""
+        for channel in self.channels:
+            if isinstance(channel, Hdf5Channel):
+                channel.close()
+
     def key(self, file: Path) -> str:
         """A file by its path below the source; one elsewhere by its path from the source's folder."""
         place = os.path.abspath(file)

@@ -10,6 +10,7 @@ import pytest
 
 import canvas_fm as cf
 from canvas_fm.errors import CanvasError, DamagedStore
+from canvas_fm.prepare.sources.source import open_source
 from tests.prepare.planes import voxels
 from tests.prepare.sources.test_tensorstore_folder import write_n5, write_precomputed
 
@@ -89,3 +90,18 @@ def test_a_changed_file_that_hdf5_only_names_is_another_source(tmp_path, how):
     write_part(VOXELS + 1)
     with pytest.raises(CanvasError, match="was made from another source"):
         cf.convert(tmp_path / "a.h5", tmp_path / "a.zarr", **OPTIONS)
+
+
+def test_a_converted_hdf5_file_can_be_written_again(tmp_path, monkeypatch):
+    """By this very process: what is left of the source, in a traceback for example, keeps no file open."""
+    opened = []
+    monkeypatch.setattr(
+        "canvas_fm.prepare.convert.convert.open_source",
+        lambda *a: opened.append(open_source(*a)) or opened[-1],
+    )
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = VOXELS
+    cf.convert(tmp_path / "a.h5", tmp_path / "a.zarr", **OPTIONS)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = VOXELS + 1
+    assert len(opened) == 1
