@@ -22,6 +22,7 @@ from canvas_fm.inference.embed.store import resumable_embeddings as unfinished
 from canvas_fm.inference.run_flags import EmbedOptions
 
 from ..conftest import CROP, assert_same, by_hand, VOXEL_UM, make_encoder, noise, write_volume  # isort: skip
+from tests.support.dask_cluster import cluster_of_threads
 
 
 @pytest.mark.parametrize("pool", ["mean", "cls", "centre", "contrast"])
@@ -108,11 +109,9 @@ def test_crops_points_and_store_give_the_same(encoder, volume, points, tmp_path)
 
 
 def test_a_scheduler_and_pickled_blocks_give_the_same_vectors(encoder, volume, points, tmp_path, monkeypatch):
-    distributed = pytest.importorskip("distributed")
     monkeypatch.setattr(unfinished, "BLOCK", 16)
     alone = embed_to_store(encoder, volume, points, tmp_path / "a.emb.zarr", device="cpu")
-    cluster = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
-    with distributed.LocalCluster(**cluster) as local:
+    with cluster_of_threads(1) as local:
         where = {"scheduler": local.scheduler_address, "device": "cpu"}
         together = embed_to_store(encoder, volume, points, tmp_path / "b.emb.zarr", **where)
     assert_same(together.vectors, alone.vectors, 1e-6)

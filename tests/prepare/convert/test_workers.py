@@ -13,10 +13,11 @@ from canvas_fm.prepare.convert.slab_workers import SlabJob
 from canvas_fm.prepare.convert_flags import ConvertOptions
 from canvas_fm.prepare.sources.source import open_source
 from tests.prepare.planes import UM, bytes_of, voxels, write_planes
+from tests.support.dask_cluster import cluster_of_threads
 from tests.support.killed_workers import two_of_four_killed
 
 HOW = {"voxel_um": UM, "chunk_zyx": (8, 32, 32), "levels": 5}  # nine slabs, and levels made of the whole
-distributed = pytest.importorskip("distributed")
+pytest.importorskip("distributed")
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +31,7 @@ def alone(planes, tmp_path_factory):
 
 
 def test_workers_of_a_scheduler_write_the_same_bytes(planes, alone, tmp_path):
-    cluster = {"n_workers": 2, "threads_per_worker": 2, "processes": False, "dashboard_address": None}
-    with distributed.LocalCluster(**cluster) as local:
+    with cluster_of_threads(2, threads=2) as local:
         where = {"scheduler": local.scheduler_address}
         done = cf.convert(planes, tmp_path / "a.zarr", **HOW, **where, destripe=False, verify=True)
     assert done.verified

@@ -18,6 +18,7 @@ from canvas_fm.prepare.stitch.fuse import FusedTiles
 from canvas_fm.prepare.stitch.offsets import Pair, find_shift, solve, unplaced
 from canvas_fm.prepare.stitch.tiles import Tile, find_tiles
 from tests.prepare.planes import bytes_of
+from tests.support.dask_cluster import cluster_of_threads
 
 UM = (4.0, 2.0, 2.0)
 TILE, STEP = (10, 96, 96), 72
@@ -110,15 +111,13 @@ def test_shading_of_tiles_is_divided_out_before_they_are_blended(scene, tmp_path
 
 def test_workers_blend_the_bytes_that_one_process_blends(scene, tmp_path, monkeypatch, caplog):
     """Also where paths are relative, a table places the tiles and their planes are corrected."""
-    distributed = pytest.importorskip("distributed")
     write_tiles(tmp_path / "tiles", scene)
     how = {"voxel_um": UM, "progress": False, "chunk_zyx": (4, 32, 32), "flat_field": True, "flat_degree": 2}
     done = cf.stitch(tmp_path / "tiles", tmp_path / "a.zarr", **how, threads=1)
     assert (done.conversion.shape_zyx[0], "reading boxes" in caplog.text) == (12, False)
     monkeypatch.chdir(tmp_path)
     again = {"positions": Path("a.positions.csv"), "keep_positions": True}
-    cluster = {"n_workers": 2, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
-    with distributed.LocalCluster(**cluster) as local:
+    with cluster_of_threads(2) as local:
         cf.stitch("tiles", "b.zarr", **how, **again, scheduler=local.scheduler_address)
     alone, workers = (
         {key: data for key, data in bytes_of(tmp_path / name).items() if "/c/" in key}

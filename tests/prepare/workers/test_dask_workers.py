@@ -15,8 +15,9 @@ import pytest
 from canvas_fm.errors import CanvasError
 from canvas_fm.prepare.workers import dask_workers
 from canvas_fm.prepare.workers.dask_workers import map_tiles
+from tests.support.dask_cluster import cluster_of_threads
 
-distributed = pytest.importorskip("distributed")
+pytest.importorskip("distributed")
 da = pytest.importorskip("dask.array")
 SIZE = 1 << 27
 CALLS: collections.Counter[int] = collections.Counter()
@@ -36,8 +37,7 @@ class Squares:
 
 @pytest.fixture(scope="module")
 def scheduler():
-    how = {"n_workers": 2, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
-    with distributed.LocalCluster(**how) as cluster:
+    with cluster_of_threads(2) as cluster:
         yield cluster.scheduler_address
 
 

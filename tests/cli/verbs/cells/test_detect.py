@@ -20,6 +20,7 @@ from canvas_fm.inference.detect.tiles.tiled_detection import plan
 from canvas_fm.inference.detect.tiles.tiled_detection import run as run_job
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.models.load_model import load, save_detector
+from tests.support.dask_cluster import cluster_of_threads
 
 SHAPE = (16, 40, 40)
 
@@ -184,10 +185,8 @@ def test_a_missing_extra_is_told_before_the_work(folder, tmp_path, monkeypatch, 
 
 
 def test_a_dask_cluster_gives_the_same_rows(folder, tmp_path, capsys):
-    distributed = pytest.importorskip("distributed")
     command = ["detect", folder / "detector", folder / "brain.zarr", "--tile", 8, 20, 20, "--device", "cpu"]
-    options = {"n_workers": 2, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
-    with distributed.LocalCluster(**options) as cluster:
+    with cluster_of_threads(2) as cluster:
         address = cluster.scheduler_address
         assert say(capsys, *command, "--out", tmp_path / "b.csv", "--scheduler", address)[0] == 0
         assert cluster.scheduler.transition_counter > 8

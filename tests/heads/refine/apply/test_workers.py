@@ -15,20 +15,19 @@ from canvas_fm.heads.refine.apply.apply import refine
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.tiles.resumable_tiles import ResumableTiles
 from tests.heads.conftest import SHAPE
+from tests.support.dask_cluster import cluster_of_threads
 from tests.support.killed_workers import two_of_four_killed
 
 
 def test_a_scheduler_and_a_pickled_classifier_give_the_same_rows(
     brains, refiner_folder, encoder, detector, tmp_path, monkeypatch
 ):
-    distributed = pytest.importorskip("distributed")
     volume, points = brains[2]
     refiner = Refiner.load(refiner_folder)
     models = {"encoder": encoder, "detector": detector, "device": "cpu"}
     monkeypatch.setattr(candidate_classifier, "BLOCK", 4)
     alone = refine(refiner, volume, points, **models)
-    cluster = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
-    with distributed.LocalCluster(**cluster) as local:
+    with cluster_of_threads(1) as local:
         where = {"scheduler": local.scheduler_address, "out": tmp_path / "cells.csv"}
         together = refine(refiner, volume, points, **models, **where)
     np.testing.assert_allclose(together.columns["p_cell"], alone.columns["p_cell"], atol=1e-6)

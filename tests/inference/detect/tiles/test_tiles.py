@@ -12,6 +12,7 @@ from canvas_fm.inference.detect.detect import detect, detector_job, log_job
 from canvas_fm.inference.detect.tiles.tiled_detection import plan, run
 from canvas_fm.inference.detect.tiles.tiles import as_region, check_tile, cut, fit_tile, whole
 from tests.inference.detect.nets import SHAPE, blobs, untiled, write
+from tests.support.dask_cluster import cluster_of_threads
 
 
 @pytest.mark.slow
@@ -23,11 +24,8 @@ def test_workers_of_this_machine_give_the_same_rows(detector, volume):
 
 
 def test_a_scheduler_gives_the_same_rows(detector, volume):
-    distributed = pytest.importorskip("distributed")
     job = detector_job(detector, volume, tile_zyx=(11, 32, 32), device="cpu")
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
-    ) as cluster:
+    with cluster_of_threads(2) as cluster:
         together = run(job, scheduler=cluster.scheduler_address)
     alone = run(job)
     assert np.array_equal(alone.zyx, together.zyx)
