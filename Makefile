@@ -17,14 +17,14 @@ demo: setup
 	$(BIN)/canvas-fm demo --out demo
 
 # A file's tests stay in one process, so that what they share is made once; one thread each, unless
-# OMP_NUM_THREADS says otherwise.
+# OMP_NUM_THREADS says otherwise. A process that died fails its test and is not replaced: the run would not end.
 test test-ui: export OMP_NUM_THREADS ?= 1
 # Modules are compiled once, not by each of the many processes that tests start.
 test test-ui: export PYTHONDONTWRITEBYTECODE :=
 # A test that no exception reaches, in its end or in compiled code, shows where each thread is and fails.
 STUCK := -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 test: setup
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(STUCK)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(STUCK)
 
 # In a real browser. Debian's Chromium is installed where that is allowed; where there is none the tests say so.
 test-ui: setup
