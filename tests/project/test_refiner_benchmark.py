@@ -20,9 +20,9 @@ def test_trees_of_a_cube_and_of_its_threshold_have_not_seen_it(monkeypatch):
     def trees_of(cubes):
         seen = frozenset(cube.name for cube in cubes)
 
-        def score(judged: Scored) -> np.ndarray:
-            calls.append((seen, judged.name))
-            return judged.own
+        def score(brain: Scored) -> np.ndarray:
+            calls.append((seen, brain.name))
+            return brain.own
 
         return score
 

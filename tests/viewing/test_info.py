@@ -1,4 +1,4 @@
-"""`info` opens what the other verbs open, and says what it does not show."""
+"""`info` opens what the other verbs open, and names what it leaves out."""
 
 from __future__ import annotations
 

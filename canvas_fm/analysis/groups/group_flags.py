@@ -1,4 +1,4 @@
-"""Options of `groups`, of its verb and of a study's section alike."""
+"""Options of the comparison of groups of brains: of `groups` and of a study's section."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of `profiles`, of its verb and of a study's section alike."""
+"""Options of profiles of cells between groups: of `profiles` and of a study's section."""
 
 from __future__ import annotations
 

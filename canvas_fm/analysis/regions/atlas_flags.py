@@ -1,4 +1,4 @@
-"""Options of an atlas and of the way there, of every verb that takes one and of a study's section alike."""
+"""Options of an atlas and of the registration to it: of every verb that takes one, and of a study."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blocks that an N5, precomputed or HDF5 volume lacks: their readers hand over zeros without a word."""
+"""Missing blocks of N5, precomputed and HDF5 volumes, which their readers return as zeros."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from canvas_fm.data.store.lfs_pointers import why_unfetched
+from canvas_fm.data.volume.stored.chunked_array import EMPTY_HINT
 from canvas_fm.errors import CanvasError, DamagedStore
 
-_HINT = "copy it again, or if they are meant to be empty, give --missing-chunks empty"
+_HINT = f"copy it again, or {EMPTY_HINT}"
 _PACKED = (".gz", ".br")  # what CloudVolume appends to the name of a block on a disk
 
 

@@ -1,4 +1,4 @@
-"""Keys that a JSON object gives twice, of which parsers take the last in silence (RFC 8259, section 4)."""
+"""Refusal of duplicate keys in JSON objects, of which parsers keep the last (RFC 8259, section 4)."""
 
 from __future__ import annotations
 

@@ -127,8 +127,8 @@ def main(arguments: Sequence[str] = ()) -> None:
     for group in refiners:
         some = [rows[domain.name] for domain in phantoms if domain.group == group]
         if some:
-            told = {key: name for key, name in names.items() if all(key in row for row in some)}
-            show(group, {name: [row[key] for row in some] for key, name in told.items()})
+            scored = {key: name for key, name in names.items() if all(key in row for row in some)}
+            show(group, {name: [row[key] for row in some] for key, name in scored.items()})
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from scipy.optimize import nnls
 from canvas_fm.data.points.boxes import box_of, inside_boxes
 from canvas_fm.data.points.points import Points
 from canvas_fm.heads.refine.apply.apply import P_CELL
-from canvas_fm.heads.refine.counts.detection_look import look_of
+from canvas_fm.heads.refine.counts.detection_statistics import detection_stats
 from canvas_fm.heads.refine.counts.measured_count import NOT_REFINED, CountRecord, HeldOut, PartError
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.models.load_model import Detector
@@ -83,8 +83,8 @@ class Brain:
     def held_out(self) -> HeldOut:
         detections = int(inside_boxes(self.points.zyx, self.boxes).sum())
         cells = int(inside_boxes(self.cells_zyx, self.boxes).sum())
-        look = look_of(self.points, self.threshold)
-        return HeldOut(detections, cells, look._make(round(value, 4) for value in look))
+        stats = detection_stats(self.points, self.threshold)
+        return HeldOut(detections, cells, stats._make(round(value, 4) for value in stats))
 
     @cached_property
     def by_detections(self) -> Float64[np.ndarray, "k 2"]:
@@ -127,7 +127,7 @@ def part_error(brains: Sequence[Brain], refined: bool, else_: PartError | None =
     """
     rows = []
     for brain in brains:
-        doubtful = brain.held_out.look.doubtful
+        doubtful = brain.held_out.stats.doubtful
         for cells, expected in brain.by_p_cell if refined else brain.by_detections:
             gap = not brain.name.startswith("phantom ") and cells < _GAP * expected
             if expected >= _LEARN and not gap:

@@ -130,7 +130,7 @@ def threshold_of(brains: Sequence[Scored], scores: Sequence[Float64[np.ndarray, 
 def held_out_f1(cubes: Sequence[Scored]) -> dict[str, dict[str, float]]:
     """F1 of each cube by method, fitted and with a threshold chosen on the other cubes alone.
 
-    The trees of a threshold are without the judged cube too: of each pair of cubes some are fitted without
+    The trees of a threshold are without the scored cube too: of each pair of cubes some are fitted without
     both. The refiner has to be one whose logits were not fitted on any cube: a sum of two scores.
     """
     fits: dict[frozenset[str], Score] = {}

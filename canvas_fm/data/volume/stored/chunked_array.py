@@ -36,7 +36,7 @@ _CODEC_HINT = (
     ": install the package that brings this codec, or let the program that wrote the store save it with "
     "Blosc or zstd"
 )
-_EMPTY_HINT = "if they are meant to be empty, give --missing-chunks empty"
+EMPTY_HINT = "if they are meant to be empty, give --missing-chunks empty"
 # Version, version of its codec, flags, typesize; bytes decoded, of a block, encoded.
 _BLOSC = struct.Struct("<4B3I")
 
@@ -208,7 +208,7 @@ class ChunkedArray:
     def _missing(self, at: Sequence[int]) -> DamagedStore:
         if isinstance(self.store.files, Remote):
             cause = "missing; the store has no checksums to tell whether it was ever written"
-            return DamagedStore(self.store.files, self.path, self._chunk_key(at), cause, _EMPTY_HINT)
+            return DamagedStore(self.store.files, self.path, self._chunk_key(at), cause, EMPTY_HINT)
         missing, total = self._count
         return DamagedStore(
             self.store.files,
@@ -216,7 +216,7 @@ class ChunkedArray:
             self._chunk_key(at),
             f"missing, as {missing:,} of the array's {total:,} chunks are; the store has no checksums to "
             "tell whether they were ever written",
-            _EMPTY_HINT,
+            EMPTY_HINT,
         )
 
     @cached_property

@@ -21,11 +21,11 @@ from canvas_fm.files.shipped import COUNTS
 from canvas_fm.heads.features.candidate_score import made_by
 from canvas_fm.heads.refine.counts.candidate_recall import ONE_BRAIN_SPREAD, same_threshold, threshold_of
 from canvas_fm.heads.refine.counts.count_interval import COUNT_LEVEL, NORMAL, MeasuredCount
-from canvas_fm.heads.refine.counts.detection_look import Look, look_of
+from canvas_fm.heads.refine.counts.detection_statistics import DetectionStats, detection_stats
 
 NOT_REFINED = ""  # among `refiners`: the record holds for detections as they are
 LEAST_DEVIATION = 0.05  # of the logarithm from brain to brain: two brains may agree by chance
-_MANY = 20  # brains from which on the width is fitted to the look of the detections
+_MANY = 20  # brains from which on the width is fitted to the stats of the detections
 _RIDGE = 10.0
 _LEAST_ERROR = 0.05
 # Of k brains' range, in deviations over all volumes of a record, divided by k²: two brains are no range yet.
@@ -34,11 +34,11 @@ _FADE = 0.25  # in the same unit: so far outside, nothing of those brains' error
 
 
 class HeldOut(NamedTuple):
-    """A volume that the detector had not seen: detections and true cells where labelled, its look."""
+    """A volume that the detector had not seen: detections, true cells where labelled, statistics."""
 
     detections: int
     cells: int
-    look: Look
+    stats: DetectionStats
 
 
 class PartError(NamedTuple):
@@ -79,7 +79,7 @@ class CountRecord(FrozenModel):
     parts: PartError
     parts_of_others: PartError
 
-    def ratio(self, look: Look) -> Ratio:
+    def ratio(self, stats: DetectionStats) -> Ratio:
         """Cells over detections on a brain that is none of these.
 
         Where the detections look like those of the labelled brains it is their mean with Student's
@@ -87,10 +87,10 @@ class CountRecord(FrozenModel):
         held `COUNT_LEVEL` of them; in between a mixture of both.
         """
         every = [*self.brains.values(), *self.others.values()]
-        alike = self._alike(look) if len(every) >= _MANY else 1.0
+        alike = self._alike(stats) if len(every) >= _MANY else 1.0
         if alike == 1.0:
             return Ratio(*_of_few(list(self.brains.values())), self.parts, 1.0)
-        log, half = _of_many(every, look)
+        log, half = _of_many(every, stats)
         if alike == 0.0:
             return Ratio(log, half, self.parts_of_others, 0.0)
         near_log, near_half = _of_few(list(self.brains.values()))
@@ -99,14 +99,14 @@ class CountRecord(FrozenModel):
         half = float(np.exp(alike * np.log(near_half) + (1 - alike) * np.log(half)))
         return Ratio(alike * near_log + (1 - alike) * log, half, PartError(*mixed), alike)
 
-    def _alike(self, look: Look) -> float:
+    def _alike(self, stats: DetectionStats) -> float:
         """1 inside the range of the labelled brains, and a margin that is wider the fewer they are."""
-        if not self.brains or np.isnan(look).any():
+        if not self.brains or np.isnan(stats).any():
             return 0.0
-        known = np.array([brain.look for brain in self.brains.values()])
-        unit = np.array([one.look for one in (*self.brains.values(), *self.others.values())]).std(0) + 1e-6
+        known = np.array([brain.stats for brain in self.brains.values()])
+        unit = np.array([one.stats for one in (*self.brains.values(), *self.others.values())]).std(0) + 1e-6
         margin = max(_MARGIN / len(known) ** 2, _LEAST_MARGIN)
-        outside = np.maximum(known.min(0) - look, look - known.max(0)) / unit
+        outside = np.maximum(known.min(0) - stats, stats - known.max(0)) / unit
         return float(np.clip(1 - (outside.max() - margin) / _FADE, 0, 1))
 
 
@@ -120,19 +120,21 @@ def _of_few(brains: Sequence[HeldOut]) -> tuple[float, float]:
     return float(log.mean()), factor * deviation * float(np.sqrt(1 + 1 / k))
 
 
-def _of_many(volumes: Sequence[HeldOut], look: Look) -> tuple[float, float]:
+def _of_many(volumes: Sequence[HeldOut], stats: DetectionStats) -> tuple[float, float]:
     """The middle by the share of doubtful detections, the width by that and the neighbours.
 
     The width is conformal: `COUNT_LEVEL` of these volumes hold, each by planes through the others.
     """
     log, k = _log_ratios(volumes), len(volumes)
-    looks = np.array([[one.look.doubtful, one.look.neighbours] for one in volumes])
+    all_stats = np.array([[one.stats.doubtful, one.stats.neighbours] for one in volumes])
     # Sparse detections have the wider errors: so much is taken where the neighbours are not known.
-    at = np.clip(np.nan_to_num([look.doubtful, look.neighbours], nan=-np.inf), looks.min(0), looks.max(0))
-    error = np.abs(log - _left_out(looks[:, :1], log))
+    at = np.clip(
+        np.nan_to_num([stats.doubtful, stats.neighbours], nan=-np.inf), all_stats.min(0), all_stats.max(0)
+    )
+    error = np.abs(log - _left_out(all_stats[:, :1], log))
     log_error = np.log(error + _LEAST_ERROR)
-    normed = np.sort(error / np.exp(_left_out(looks, log_error)))
-    middle, width = _Plane(looks[:, :1], log), _Plane(looks, log_error)
+    normed = np.sort(error / np.exp(_left_out(all_stats, log_error)))
+    middle, width = _Plane(all_stats[:, :1], log), _Plane(all_stats, log_error)
     factor = float(normed[min(int(np.ceil(COUNT_LEVEL * (k + 1))), k) - 1])
     return float(middle(at[None, :1])[0]), factor * float(np.exp(width(at[None]))[0])
 
@@ -186,10 +188,10 @@ def measured_count(
             continue
         if not same_threshold(record.threshold, threshold):
             continue
-        look = look_of(points, threshold)
-        ratio = record.ratio(look)
+        stats = detection_stats(points, threshold)
+        ratio = record.ratio(stats)
         # One sure detection is not yet a volume without doubtful ones.
-        doubtful = (look.doubtful * detections + 1) / (detections + 2)
+        doubtful = (stats.doubtful * detections + 1) / (detections + 2)
         per_detection = total / detections if detections else 1.0
         volumes = len(record.brains) + (0 if ratio.alike == 1 else len(record.others))
         return MeasuredCount(

@@ -76,7 +76,7 @@ def test_a_table_without_names_is_said_to_have_none(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "warned"),
     [
         ("z;y;x\n1.234;2.345;3.456\n4.567;5.678;6.789\n", True),
         ("z;y;x\n1.234;2.345;3.45\n4.567;5.67;6.7\n", True),
@@ -84,8 +84,8 @@ def test_a_table_without_names_is_said_to_have_none(tmp_path, text):
         ("z,y,x\n1.234,2.345,3.456\n4.567,5.678,6.789\n", False),
     ],
 )
-def test_three_digits_after_every_point_are_said(tmp_path, caplog, text, said):
+def test_three_digits_after_every_point_are_warned_of(tmp_path, caplog, text, warned):
     """German Excel writes 1.234 for 1234, with semicolons; nothing else tells it from a decimal."""
     (tmp_path / "a.csv").write_text(text)
     assert Points.read(tmp_path / "a.csv").zyx[0, 0] == 1.234
-    assert ("is read as a decimal point; if it separates thousands" in caplog.text) == said
+    assert ("is read as a decimal point; if it separates thousands" in caplog.text) == warned

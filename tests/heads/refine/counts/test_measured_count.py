@@ -14,7 +14,7 @@ from canvas_fm.heads.refine.counts import measured_count as module
 from canvas_fm.heads.refine.counts import refined_count
 from canvas_fm.heads.refine.counts.candidate_recall import recall_of_refined
 from canvas_fm.heads.refine.counts.count_interval import MeasuredCount, Recall, expected_count
-from canvas_fm.heads.refine.counts.detection_look import Look, look_of
+from canvas_fm.heads.refine.counts.detection_statistics import DetectionStats, detection_stats
 from canvas_fm.heads.refine.counts.measured_count import (
     NOT_REFINED,
     CountRecord,
@@ -27,14 +27,14 @@ from canvas_fm.heads.refine.counts.refined_count import count_refined, with_coun
 from canvas_fm.heads.refine.refiner import Refiner
 
 REPORT = Path(__file__).parents[4] / "recipes" / "domains" / "counts.json"
-USUAL = Look(0.3, 0.5, 1.0)
+USUAL = DetectionStats(0.3, 0.5, 1.0)
 
 
-def volumes(ratios, looks=None, *, detections: int = 1000, prefix="brain") -> dict[str, HeldOut]:
-    looks = [USUAL] * len(ratios) if looks is None else looks
+def volumes(ratios, all_stats=None, *, detections: int = 1000, prefix="brain") -> dict[str, HeldOut]:
+    all_stats = [USUAL] * len(ratios) if all_stats is None else all_stats
     return {
-        f"{prefix} {n}": HeldOut(detections, round(detections * ratio), Look(*map(float, look)))
-        for n, (ratio, look) in enumerate(zip(ratios, looks, strict=True))
+        f"{prefix} {n}": HeldOut(detections, round(detections * ratio), DetectionStats(*map(float, stats)))
+        for n, (ratio, stats) in enumerate(zip(ratios, all_stats, strict=True))
     }
 
 
@@ -69,40 +69,44 @@ def test_two_brains_that_agree_by_chance_do_not_give_a_count_to_the_cell():
 def test_detections_unlike_those_of_the_labelled_brains_go_by_all_volumes():
     """Further and further out, from the brains' own narrow error to that of all volumes."""
     random = np.random.default_rng(0)
-    brains = volumes([0.8] * 8, [Look(0.3 + 0.01 * n, 0.5, 1.0) for n in range(8)])
-    looks = np.stack([random.uniform(0.1, 0.9, 60), np.full(60, 0.5), np.full(60, 1.0)], axis=1)
-    known = record(brains, volumes(np.exp(random.normal(0.7, 0.5, 60)), looks, prefix="phantom"))
-    inside, between, outside = (known.ratio(Look(at, 0.5, 1.0)) for at in (0.33, 0.45, 0.6))
+    brains = volumes([0.8] * 8, [DetectionStats(0.3 + 0.01 * n, 0.5, 1.0) for n in range(8)])
+    all_stats = np.stack([random.uniform(0.1, 0.9, 60), np.full(60, 0.5), np.full(60, 1.0)], axis=1)
+    known = record(brains, volumes(np.exp(random.normal(0.7, 0.5, 60)), all_stats, prefix="phantom"))
+    inside, between, outside = (known.ratio(DetectionStats(at, 0.5, 1.0)) for at in (0.33, 0.45, 0.6))
     assert (inside.alike, outside.alike) == (1.0, 0.0)
     assert 0 < between.alike < 1
     assert inside.half < between.half < outside.half
     assert inside.log == pytest.approx(np.log(0.8), abs=0.01)
     assert inside.log < between.log < outside.log
     assert (inside.parts, outside.parts) == (known.parts, known.parts_of_others)
-    nowhere = known.ratio(Look(0.33, 0.5, np.nan))  # a file without a voxel size
+    nowhere = known.ratio(DetectionStats(0.33, 0.5, np.nan))  # a file without a voxel size
     assert nowhere.alike == 0.0
     assert np.isfinite(nowhere.half)
 
 
 def test_two_brains_are_no_range_yet():
     """The margin outside is wide of two brains and narrow of eight."""
-    looks = [Look(at, 0.5, 1.0) for at in np.linspace(0, 1, 30)]
-    others = volumes(np.exp(np.linspace(-1, 1, 30)), looks, prefix="phantom")
-    near = Look(0.52, 0.5, 1.0)
-    two = record(volumes([1.0] * 2, [Look(0.4, 0.5, 1.0)] * 2), others).ratio(near)
-    eight = record(volumes([1.0] * 8, [Look(0.4, 0.5, 1.0)] * 8), others).ratio(near)
+    all_stats = [DetectionStats(at, 0.5, 1.0) for at in np.linspace(0, 1, 30)]
+    others = volumes(np.exp(np.linspace(-1, 1, 30)), all_stats, prefix="phantom")
+    near = DetectionStats(0.52, 0.5, 1.0)
+    two = record(volumes([1.0] * 2, [DetectionStats(0.4, 0.5, 1.0)] * 2), others).ratio(near)
+    eight = record(volumes([1.0] * 8, [DetectionStats(0.4, 0.5, 1.0)] * 8), others).ratio(near)
     assert two.alike == 1.0
     assert eight.alike < 0.3
 
 
 def test_of_many_volumes_the_more_doubtful_and_the_sparser_have_wider_intervals():
     random = np.random.default_rng(0)
-    looks = np.stack([random.uniform(0.1, 0.9, 80), np.full(80, 0.5), random.uniform(0, 4, 80)], axis=1)
-    ratios = np.exp(random.normal(0, 1, 80) * looks[:, 0] * (5 - looks[:, 2]) / 5)
-    known = record({}, volumes(ratios, looks, prefix="phantom"))
-    sure, unsure, sparse = (known.ratio(Look(u, 0.5, k)).half for u, k in ((0.1, 4), (0.9, 4), (0.9, 0)))
+    all_stats = np.stack([random.uniform(0.1, 0.9, 80), np.full(80, 0.5), random.uniform(0, 4, 80)], axis=1)
+    ratios = np.exp(random.normal(0, 1, 80) * all_stats[:, 0] * (5 - all_stats[:, 2]) / 5)
+    known = record({}, volumes(ratios, all_stats, prefix="phantom"))
+    sure, unsure, sparse = (
+        known.ratio(DetectionStats(u, 0.5, k)).half for u, k in ((0.1, 4), (0.9, 4), (0.9, 0))
+    )
     assert 1.3 * sure < unsure < sparse
-    assert known.ratio(Look(5.0, 0.5, 4)) == known.ratio(Look(looks[:, 0].max(), 0.5, 4))  # nor beyond
+    assert known.ratio(DetectionStats(5.0, 0.5, 4)) == known.ratio(
+        DetectionStats(all_stats[:, 0].max(), 0.5, 4)
+    )  # nor beyond
 
 
 def test_of_many_volumes_the_interval_reaches_the_error_that_one_more_would_hold():
@@ -116,18 +120,18 @@ def test_of_many_volumes_the_interval_reaches_the_error_that_one_more_would_hold
     assert errors[17] < ratio.half < errors[19] * 1.05
 
 
-def test_the_look_of_detections():
+def test_the_statistics_of_detections():
     above = np.array([0.1, 0.9, 0.99, 1.01, 5.0])
     scores = 1 / (1 + np.exp(-(np.log(0.2 / 0.8) + above)))
     points = Points(np.array([[0, 0, 0], [1, 0, 0], [0, 40, 0], [50, 0, 0], [90, 0, 0]]), {"score": scores},
                     {"voxel_um": "6 1.62 1.62"})  # fmt: skip
-    look = look_of(points, 0.2)
-    assert look.doubtful == 0.6
-    assert look.deviation == pytest.approx(above.std())
-    assert look.neighbours == pytest.approx(np.log(0.1 + (2 + 2 + 2 + 0 + 0) / 5))  # within 80 µm
-    empty = look_of(Points(np.empty((0, 3)), {"score": np.empty(0)}, {"voxel_um": "1 1 1"}), 0.2)
+    stats = detection_stats(points, 0.2)
+    assert stats.doubtful == 0.6
+    assert stats.deviation == pytest.approx(above.std())
+    assert stats.neighbours == pytest.approx(np.log(0.1 + (2 + 2 + 2 + 0 + 0) / 5))  # within 80 µm
+    empty = detection_stats(Points(np.empty((0, 3)), {"score": np.empty(0)}, {"voxel_um": "1 1 1"}), 0.2)
     assert empty[:2] == (1.0, 0.0)
-    assert np.isnan(look_of(Points(points.zyx, points.columns), 0.2).neighbours)
+    assert np.isnan(detection_stats(Points(points.zyx, points.columns), 0.2).neighbours)
 
 
 def test_all_cells_are_detections_times_the_ratio_and_p_cell_divides_them():

@@ -15,7 +15,7 @@ import canvas_fm as cf
 from canvas_fm.data.points.points import Points
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.refine.counts import measured_count
-from canvas_fm.heads.refine.counts.detection_look import Look
+from canvas_fm.heads.refine.counts.detection_statistics import DetectionStats
 from canvas_fm.heads.refine.counts.measured_count import NOT_REFINED, CountRecord, HeldOut, PartError
 from canvas_fm.heads.refine.counts.refined_count import with_count
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
@@ -57,10 +57,10 @@ def test_the_count_is_that_of_a_detection_file(
     alone, finder: Detector, volume_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In JSON, in the headers and by the client; none of a detector or threshold that was not measured."""
-    looks = [HeldOut(100, 150, Look(0.5, 0.5, 1.0))] * 2
+    brains = dict.fromkeys("12", HeldOut(100, 150, DetectionStats(0.5, 0.5, 1.0)))
     record = CountRecord(
         made_by=finder.sha256, threshold=0.3, refiners=(NOT_REFINED,), parts=PartError(1.0, 0.0),
-        brains={str(n): look for n, look in enumerate(looks)}, others={}, parts_of_others=PartError(1.0, 0.0),
+        brains=brains, others={}, parts_of_others=PartError(1.0, 0.0),
     )  # fmt: skip
     monkeypatch.setattr(measured_count, "shipped_counts", lambda: (record,))
     meta = with_count(expected(finder, volume_path)).meta

@@ -17,7 +17,7 @@ _SAMPLE = 5000  # detections whose neighbours are counted, drawn with a fixed se
 _NONE = 0.1  # added before the logarithm: detections without a neighbour
 
 
-class Look(NamedTuple):
+class DetectionStats(NamedTuple):
     """Share of doubtful detections, deviation of their log-odds, and log of their mean neighbours.
 
     Doubtful is a score less than one unit of log-odds above the threshold, a neighbour a detection within
@@ -29,14 +29,14 @@ class Look(NamedTuple):
     neighbours: float
 
 
-def look_of(points: Points, threshold: float) -> Look:
-    """The look of a volume's detections, from their scores and positions."""
+def detection_stats(points: Points, threshold: float) -> DetectionStats:
+    """The statistics of a volume's detections, from their scores and positions."""
     above = log_odds_above(points.columns["score"], threshold)
     voxel_um = voxel_um_of(points.meta)
     neighbours = np.nan if voxel_um is None else _neighbours(points.zyx * np.asarray(voxel_um))
     if not len(above):
-        return Look(1.0, 0.0, neighbours)
-    return Look(float((above < _BAND).mean()), float(above.std()), neighbours)
+        return DetectionStats(1.0, 0.0, neighbours)
+    return DetectionStats(float((above < _BAND).mean()), float(above.std()), neighbours)
 
 
 def log_odds_above(score: Real[np.ndarray, " n"], threshold: float) -> Float64[np.ndarray, " n"]:
@@ -48,8 +48,8 @@ def log_odds_above(score: Real[np.ndarray, " n"], threshold: float) -> Float64[n
 def _neighbours(um: Float64[np.ndarray, "n 3"]) -> float:
     if not len(um):
         return float(np.log(_NONE))
-    asked = um
+    sample = um
     if len(um) > _SAMPLE:
-        asked = um[np.random.default_rng(0).choice(len(um), _SAMPLE, replace=False)]
-    within = cKDTree(um).query_ball_point(asked, NEIGHBOUR_UM, return_length=True)
+        sample = um[np.random.default_rng(0).choice(len(um), _SAMPLE, replace=False)]
+    within = cKDTree(um).query_ball_point(sample, NEIGHBOUR_UM, return_length=True)
     return float(np.log(_NONE + np.mean(within) - 1))
