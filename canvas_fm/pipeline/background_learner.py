@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from canvas_fm.data.points.points import Points
+from canvas_fm.data.points.points import P_CELL, Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.features.shape import shape_of_points
 from canvas_fm.heads.labels.candidates import check_volume_name
-from canvas_fm.heads.refine.apply.apply import P_CELL, refine
+from canvas_fm.heads.refine.apply.apply import refine
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.heads.review.audit.clicked_count import random_clicks
 from canvas_fm.heads.review.learn_from_clicks import learn_from_clicks, standardised

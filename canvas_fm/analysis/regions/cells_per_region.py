@@ -14,7 +14,7 @@ from canvas_fm.analysis.regions.atlas import LEFT, RIGHT, Atlas
 from canvas_fm.analysis.regions.atlas_positions import AtlasPositions, place
 from canvas_fm.analysis.regions.transform import Transform
 from canvas_fm.data.points.formats.read_write import voxel_um_of
-from canvas_fm.data.points.points import Points
+from canvas_fm.data.points.points import P_CELL, Points
 from canvas_fm.data.points.repeated import warn_of_repeated
 from canvas_fm.data.points.tables import joined, write_table
 from canvas_fm.data.zyx import ZyxUm, ZyxUmLike, check_voxel_um
@@ -37,7 +37,6 @@ from canvas_fm.heads.refine.counts.count_interval import (
 from canvas_fm.heads.refine.head.calibration import sigmoid
 
 SIDES = {"both": 0, "left": LEFT, "right": RIGHT}
-P_CELL = "p_cell"
 ROWS = "rows"
 
 

@@ -18,6 +18,7 @@ from canvas_fm.data.points.tables import PointTable, csv_text
 from canvas_fm.data.store.tar_index import local_file
 from canvas_fm.errors import CanvasError
 
+P_CELL = "p_cell"  # the column of a refiner's predicted probability of a cell
 _FARTHEST = 1e100  # voxels; more overflows where distances are squared
 
 

@@ -11,13 +11,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from canvas_fm.data.dataset.sample import Sample, sample
-from canvas_fm.data.points.points import Points
+from canvas_fm.data.points.points import P_CELL, Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.evaluation.detection.figure import score_figure
 from canvas_fm.evaluation.detection.score import Score, evaluate
 from canvas_fm.files.atomic import write_atomic
 from canvas_fm.files.shipped import DEFAULT_ENCODER, find
-from canvas_fm.heads.refine.apply.apply import P_CELL, refine
+from canvas_fm.heads.refine.apply.apply import refine
 from canvas_fm.heads.refine.counts.refined_count import count_refined
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detect

@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 
 from canvas_fm.data.points.boxes import box_of
-from canvas_fm.data.points.points import Points
+from canvas_fm.data.points.points import P_CELL, Points
 from canvas_fm.files.shipped import find
-from canvas_fm.heads.refine.apply.apply import P_CELL
 from canvas_fm.heads.refine.counts.count_interval import Count, expected_count
 from canvas_fm.heads.refine.counts.measured_count import NOT_REFINED, CountRecord, measured_count
 from canvas_fm.heads.refine.refiner import Refiner

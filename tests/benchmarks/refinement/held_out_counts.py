@@ -14,8 +14,7 @@ from jaxtyping import Float64
 from scipy.optimize import nnls
 
 from canvas_fm.data.points.boxes import box_of, inside_boxes
-from canvas_fm.data.points.points import Points
-from canvas_fm.heads.refine.apply.apply import P_CELL
+from canvas_fm.data.points.points import P_CELL, Points
 from canvas_fm.heads.refine.counts.detection_statistics import detection_stats
 from canvas_fm.heads.refine.counts.measured_count import NOT_REFINED, CountRecord, HeldOut, PartError
 from canvas_fm.heads.refine.refiner import Refiner

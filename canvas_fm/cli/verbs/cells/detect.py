@@ -115,7 +115,7 @@ def run_detect(args: argparse.Namespace) -> dict:
 
 def _run_refined(args: argparse.Namespace, volume: Volume) -> dict:
     from canvas_fm.cli.output import report_bad_chunks_by_path
-    from canvas_fm.heads.refine.apply.apply import P_CELL
+    from canvas_fm.data.points.points import P_CELL
     from canvas_fm.heads.refine.refiner import Refiner
     from canvas_fm.inference.detect.tiles.tiled_detection import bad_chunks_of
     from canvas_fm.models.load_model import load

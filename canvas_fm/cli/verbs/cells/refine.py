@@ -136,9 +136,9 @@ def run_fit(args: argparse.Namespace) -> dict:
 
 def run_apply(args: argparse.Namespace) -> dict:
     from canvas_fm.cli.output import report_bad_chunks
-    from canvas_fm.data.points.points import Points
+    from canvas_fm.data.points.points import P_CELL, Points
     from canvas_fm.data.volume.volume import Volume
-    from canvas_fm.heads.refine.apply.apply import P_CELL, refine
+    from canvas_fm.heads.refine.apply.apply import refine
     from canvas_fm.heads.refine.counts.count_interval import counts_by_region
     from canvas_fm.heads.refine.counts.refined_count import count_refined
     from canvas_fm.heads.refine.refiner import Refiner

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from canvas_fm.data.points.points import Points
+from canvas_fm.data.points.points import P_CELL, Points
 from canvas_fm.data.points.repeated import repeated_rows
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
@@ -31,7 +31,6 @@ from canvas_fm.models.folder.training_volumes import volume_in_training
 from canvas_fm.models.load_model import Detector, Encoder, load
 
 _log = logging.getLogger(__name__)
-P_CELL = "p_cell"
 
 
 def refine(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Real
 
-from canvas_fm.data.points.points import Points
+from canvas_fm.data.points.points import P_CELL, Points
 from canvas_fm.files.shipped import shipped
 from canvas_fm.heads.features.candidate_score import made_by
 from canvas_fm.heads.refine.counts.candidate_recall import (
@@ -37,7 +37,6 @@ from canvas_fm.models.folder.training_volumes import volume_in_training
 if TYPE_CHECKING:  # detection counts too, and loads no fitting
     from canvas_fm.heads.refine.refiner import Refiner
 
-_P_CELL = "p_cell"
 # What a note says to run; `count` puts its own files there.
 RECALL_COMMAND = "canvas-fm refine apply REFINER VOLUME CANDIDATES --out CELLS.csv --recall FOUND CELLS"
 AUDIT_COMMAND = "canvas-fm audit VOLUME CELLS.csv --out AUDIT.csv"
@@ -164,7 +163,7 @@ def count_detected(
 
 def with_count(points: Points) -> Points:
     """Detections with the lines of their count in `meta`, where it was measured for their detector."""
-    count = None if _P_CELL in points.columns else count_detected(points)
+    count = None if P_CELL in points.columns else count_detected(points)
     return points if count is None else Points(points.zyx, points.columns, points.meta | count.as_meta())
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float64, Int64
 from scipy.ndimage import maximum_filter
 
 from canvas_fm.data.points.boxes import inside_boxes, whole
-from canvas_fm.data.points.points import Points
+from canvas_fm.data.points.points import P_CELL, Points
 from canvas_fm.data.zyx import Zyx, ZyxUm
 from canvas_fm.errors import BadInput
 from canvas_fm.evaluation.detection.plausibility_checks import score_column, scores_of
@@ -20,7 +20,6 @@ from canvas_fm.heads.review.audit.strata import allocate, doubt, draw_stratified
 KIND, ANSWER, STRATUM, SIZE, DRAWN = "kind", "answer", "stratum", "stratum_size", "rows_drawn"
 DETECTION, BOX = "detection", "box"
 CORNERS = ("z0", "y0", "x0", "z1", "y1", "x1")
-P_CELL = "p_cell"
 _DENSITIES = 3  # strata of boxes that hold detections
 
 

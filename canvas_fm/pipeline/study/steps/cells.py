@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from canvas_fm.data.points.points import Points
+from canvas_fm.data.points.points import P_CELL, Points
 from canvas_fm.files.checksum import sha256
 from canvas_fm.files.shipped import find
-from canvas_fm.heads.refine.apply.apply import P_CELL, models_needed, refine
+from canvas_fm.heads.refine.apply.apply import models_needed, refine
 from canvas_fm.heads.refine.counts.refined_count import mark_counted
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detect
