@@ -111,13 +111,14 @@ def test_of_many_volumes_the_more_doubtful_and_the_sparser_have_wider_intervals(
 
 def test_of_many_volumes_the_interval_reaches_the_error_that_one_more_would_hold():
     """Conformal: of 20 errors the 19th, ceil(.9 (20 + 1)), each by the mean of the 19 others."""
-    logs = np.linspace(-0.5, 0.4, 20)
-    known = record({}, volumes(np.exp(logs), detections=10**6, prefix="phantom"))
-    ratio = known.ratio(USUAL)
+    logs = np.linspace(0, 1, 20) ** 2
+    ratio = record({}, volumes(np.exp(logs), detections=10**6, prefix="phantom")).ratio(USUAL)
     assert ratio.log == pytest.approx(logs.mean(), abs=1e-5)
-    errors = np.sort([abs(log - np.delete(logs, at).mean()) for at, log in enumerate(logs)])
-    # The middle of the width differs a little as one or another is left out.
-    assert errors[17] < ratio.half < errors[19] * 1.05
+    errors = np.array([abs(log - np.delete(logs, at).mean()) for at, log in enumerate(logs)])
+    widths = np.log(errors + 0.05)
+    normed = np.sort([error / np.exp(np.delete(widths, at).mean()) for at, error in enumerate(errors)])
+    assert ratio.half == pytest.approx(normed[18] * np.exp(widths.mean()), abs=1e-4)
+    assert normed[18] > 1.05 * normed[17]
 
 
 def test_the_statistics_of_detections():
@@ -154,6 +155,14 @@ def test_a_part_is_wider_than_the_whole_and_the_smaller_the_wider():
     assert half(1000) ** 2 == pytest.approx(0.1**2 + 1 / 1000)
     assert half(250) ** 2 == pytest.approx(0.1**2 + 1 / 250 + 0.02 * 0.75)
     assert half(4) ** 2 == pytest.approx(0.1**2 + 1 / 4 + 0.02 * 0.996)
+
+
+def test_parts_of_doubtful_detections_vary_by_the_square_of_their_share():
+    known = [record(volumes([1.0] * 8), refiners=(NOT_REFINED,))]
+    sure, doubtful = (measured_count(detections(scores), None, NOT_REFINED, known).per_cell
+                      for scores in ([0.9] * 98, [0.9] * 49 + [0.21] * 49))  # fmt: skip
+    assert sure == pytest.approx((1 / 100) ** 2)  # of 98, and one more doubtful and one more sure
+    assert doubtful == pytest.approx((50 / 100) ** 2)
 
 
 def test_no_detections_are_not_surely_no_cells():
