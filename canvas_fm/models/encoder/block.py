@@ -110,8 +110,8 @@ def some_tokens(
     heads = attention.num_heads
     q = rearrange(query, "b n (h c) -> b h n c", h=heads)
     k, v = rearrange(both, "b s (two h c) -> two b h s c", two=2, h=heads)
-    met = rearrange(_attend(q, k, v), "b h n c -> b n (h c)")
-    residual = residual + attention.proj(met)
+    attended = rearrange(_attend(q, k, v), "b h n c -> b n (h c)")
+    residual = residual + attention.proj(attended)
     out: Tensor = residual + block.mlp(block.norm2(residual))
     return out
 
