@@ -120,8 +120,8 @@ def score_features(
     `all_labels` the same on all; `neighbours`: share of a cell's 10 nearest in other brains that is of its
     class, brightness matched; `stable_X`: how often a disturbed cell is nearest to itself. Each `test` brain
     is scored by all others. `untrained` is the mean over `seeds` twins. With `finetune`, that many last
-    blocks of each encoder and of an untrained twin are fitted on the few labels too: `few_N` of
-    `NAME, fine-tuned`, and under `finetuned` what that adds to the frozen one's.
+    blocks of each encoder and of an untrained twin are fitted on these labels too: `few_N` and `all_labels`
+    of `NAME, fine-tuned`, and under `finetuned` what that adds to the frozen one's.
     """
     brains = [str(b) for b in (np.unique(cells.brain) if test is None else test)]
     unknown = sorted(set(brains) - set(cells.brain))
@@ -186,15 +186,16 @@ def _fine_tuned(
     blocks: int,
     show: bool | None,
 ) -> dict[str, dict[str, PerCellScores]]:
-    """`few_N` of each encoder and of an untrained twin, last blocks fitted too."""
+    """`few_N` and `all_labels` of each encoder and of an untrained twin, last blocks fitted too."""
     twin = random_encoder(next(iter(encoders.values())).config, seed=0)
     measured: dict[str, dict[str, PerCellScores]] = {}
-    with bar("fine-tuning", (len(encoders) + 1) * len(labels), unit="read-outs", show=show) as advance:
+    amounts: dict[str, int | None] = {**{f"few_{n}": n for n in labels}, "all_labels": None}
+    with bar("fine-tuning", (len(encoders) + 1) * len(amounts), unit="read-outs", show=show) as advance:
         for name, encoder in {**encoders, "untrained 0": twin}.items():
             scores_of = FineTuned(encoder, pool, cells.crops, cells.cls, cells.brain, TuningRates(blocks))
             measured[name] = {}
-            for n in labels:
-                measured[name][f"few_{n}"] = few_labels_by(
+            for key, n in amounts.items():
+                measured[name][key] = few_labels_by(
                     scores_of, cells.cls, cells.brain, brains, labels=n, draws=draws
                 )
                 advance()

@@ -166,10 +166,10 @@ def test_the_verb_compares_an_encoder_with_simple_features(
     frozen, tuned = {"tiny", "untrained", "PCA-64", "shape"}, {"tiny, fine-tuned", "untrained 0, fine-tuned"}
     assert set(report["scores"]) == frozen | tuned
     for name in ("tiny", "untrained 0"):
-        added, both = report["finetuned"][name], [report["scores"][f"{name}, fine-tuned"]["few_10"]["value"]]
-        assert set(added) == {"few_10"}
-        both.append(report["scores"][name.removesuffix(" 0")]["few_10"]["value"])
-        assert added["few_10"]["value"] == pytest.approx(both[0] - both[1])
+        before, after = (report["scores"][key] for key in (name.removesuffix(" 0"), f"{name}, fine-tuned"))
+        assert set(report["finetuned"][name]) == set(after) == {"few_10", "all_labels"}
+        for amount, added in report["finetuned"][name].items():
+            assert added["value"] == pytest.approx(after[amount]["value"] - before[amount]["value"])
     assert report["tested"] == ["one", "two"]
     assert report["scores"]["shape"]["all_labels"]["value"] > 0.9
     assert sum(report["brains"].values()) == 2 * 36 - 4

@@ -45,7 +45,7 @@ def _fill_feature_benchmark(verb: Parser) -> None:
     )
     verb.add_argument(
         "--finetune", type=positive_int, default=0, metavar="BLOCKS",
-        help="fit the encoders' last blocks on the few labels too; takes minutes a brain",
+        help="fit the encoders' last blocks on the same labels too; takes minutes a brain",
     )  # fmt: skip
     verb.add_output("--out", metavar="JSON", help="write the whole report too")
     add_json(verb)
