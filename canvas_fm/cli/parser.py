@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from canvas_fm.cli.output_paths import OutputPaths
+from canvas_fm.cli.output import OutputPaths
 from canvas_fm.cli.renamed_flags import RENAMED
 
 if TYPE_CHECKING:

@@ -1,20 +1,28 @@
-"""Validation of positions and sizes: three numbers in the order z, y, x."""
+"""Validation of positions, sizes and voxel sizes: three numbers in the order z, y, x."""
 
 from __future__ import annotations
 
 import math
 import operator
 from collections.abc import Sequence
-from typing import SupportsFloat, SupportsIndex
+from typing import Protocol, SupportsFloat, SupportsIndex
 
 import numpy as np
 
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, ModelMismatch
 
 Zyx = tuple[int, int, int]
 ZyxUm = tuple[float, float, float]
 ZyxLike = Sequence[SupportsIndex] | np.ndarray
 ZyxUmLike = Sequence[SupportsFloat] | np.ndarray
+VOXEL_TOLERANCE = 0.05  # by which a volume's voxels may differ from a model's on each axis
+
+
+class HasVoxelSize(Protocol):
+    """What has a name and a voxel size, as a volume."""
+
+    name: str
+    voxel_um: ZyxUm
 
 
 def whole_zyx(values: ZyxLike, name: str) -> Zyx:
@@ -37,6 +45,31 @@ def check_voxel_um(sizes: ZyxUmLike) -> ZyxUm:
     if not all(math.isfinite(size) and size > 0 for size in (z, y, x)):
         raise CanvasError(f"voxel_um is {(z, y, x)}; expected three positive lengths in micrometres: z y x")
     return z, y, x
+
+
+def match_voxel_um(
+    volume: HasVoxelSize, model_voxel_um: ZyxUm, *, resample: bool = False, ignore_voxel_size: bool = False
+) -> ZyxUm | None:
+    """Voxel size (µm, z, y, x) that crops are resampled to for a model, None if they are read as they are.
+
+    Within 5 % of the model's size on every axis crops are always read as they are. Beyond, raises
+    ModelMismatch unless the caller asks for `resample` or `ignore_voxel_size` (take the voxels as they are).
+    """
+    if resample and ignore_voxel_size:
+        raise CanvasError("--resample and --ignore-voxel-size exclude each other: give one of them")
+    model = np.asarray(model_voxel_um, dtype=np.float64)
+    off = np.abs(np.asarray(volume.voxel_um) - model) / model
+    if off.max() <= VOXEL_TOLERANCE * (1 + 1e-9) or ignore_voxel_size:
+        return None
+    if resample:
+        z, y, x = model.tolist()
+        return z, y, x
+    theirs, ours = (" × ".join(f"{size:g}" for size in um) for um in (volume.voxel_um, model_voxel_um))
+    raise ModelMismatch(
+        f"{volume.name} has voxels of {theirs} µm (z × y × x), the model was trained at {ours} µm: give "
+        "--resample to read crops at the model's physical size, or --ignore-voxel-size to use the voxels as "
+        "they are"
+    )
 
 
 def stop_inside(start: Zyx, size: tuple[int, ...], shape_zyx: Zyx, name: object) -> list[int]:

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 from canvas_fm.errors import CanvasError, MissingExtra
 
 LARGEST = 4 * 2**30  # bytes of a model, packed and unpacked
-_ADDRESS = re.compile(r"(hf|https?):/{1,2}\S")
 _HF = re.compile(r"hf:/{1,2}([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 _ZIP = re.compile(r"(https?):/{1,2}([^#]+?/([^/#?]+)\.zip(?:\?[^#]*)?)(?:#sha256=([0-9a-fA-F]{64}))?")
 _FILES = re.compile(r"config\.json|[\w-]+\.safetensors|README\.md|LICENSE(\.\w+)?")
@@ -40,11 +39,6 @@ class ZipModel(NamedTuple):
     url: str
     name: str
     sha256: str
-
-
-def is_address(reference: object) -> bool:
-    """Whether a model is named by an address instead of a path or shipped name."""
-    return isinstance(reference, str | Path) and _ADDRESS.match(str(reference)) is not None
 
 
 def hub_model(address: str) -> HubModel:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.hub import fetch, is_address
+from canvas_fm.files.hub import fetch
 
 _PACKAGE = Path(__file__).parents[1]
 _CHECKOUT = _PACKAGE.parent
@@ -20,6 +21,7 @@ _ROOTS = {
 }
 _SUFFIX = {"recipe": ".yaml", "card": ".md", "model": "", "older model": "", "sample": ""}
 SAMPLE = "sample:"
+_ADDRESS = re.compile(r"(hf|https?):/{1,2}\S")
 DEFAULT_ENCODER = "base-5"  # of what is shipped the first choice, wherever an encoder is picked for the user
 COUNTS = _PACKAGE / "weights" / "_counts.json"  # counts of shipped models on held-out brains
 RECALLS = _PACKAGE / "weights" / "_recalls.json"  # of the shipped detectors on held-out brains
@@ -86,6 +88,11 @@ def find(kind: str, reference: str | Path) -> Path:
     raise CanvasError(
         f"no {kind} at {str(reference)!r}, and none is shipped by that name; shipped: {listing}"
     )
+
+
+def is_address(reference: object) -> bool:
+    """Whether a model is named by an address instead of a path or shipped name."""
+    return isinstance(reference, str | Path) and _ADDRESS.match(str(reference)) is not None
 
 
 def sample_file(path: str | Path, file: str) -> Path:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
-from canvas_fm.data.volume.volume_flags import VoxelOptions
 from canvas_fm.files.option_sets import Flag, Options, Positive
 
 Pool = Literal["mean", "cls", "centre", "contrast"]
@@ -25,6 +24,22 @@ class DeviceOptions(Options):
     device: Annotated[str, BeforeValidator(_as_text), Flag("DEVICE")] = Field(
         "auto", description="auto (a GPU where there is one), cpu, cuda or cuda:N"
     )
+
+
+class VoxelOptions(Options):
+    """What to do where model and volume differ by more than 5 % in voxel size; without either they are
+    refused."""
+
+    resample: bool = Field(
+        False, description="read crops at the model's physical size and resample them to its voxels"
+    )
+    ignore_voxel_size: bool = Field(False, description="use the voxels as they are, whatever their size")
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> VoxelOptions:
+        if self.resample and self.ignore_voxel_size:
+            raise ValueError("--resample and --ignore-voxel-size exclude each other: give one of them")
+        return self
 
 
 class DetectorRun(DeviceOptions, VoxelOptions):

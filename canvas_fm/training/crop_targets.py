@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, Shaped
 
-from canvas_fm.data.crops.crop_positions import crop_starts, draw_starts
+from canvas_fm.data.crops.crop_positions import draw_starts
+from canvas_fm.data.crops.reader import crop_starts
 from canvas_fm.data.dataset.unique_names import check_one_each
 from canvas_fm.data.points.points import Points, check_inside
 from canvas_fm.data.volume.levels.resample import Resampler

@@ -15,12 +15,11 @@ from torch.utils.data import Dataset, IterableDataset, default_collate, get_work
 
 from canvas_fm.data.crops.reader import CropReader, chunk_order
 from canvas_fm.data.dataset.unique_names import check_one_each
-from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
-from canvas_fm.data.zyx import Zyx, ZyxUm
+from canvas_fm.data.zyx import Zyx, ZyxUm, match_voxel_um
 from canvas_fm.errors import CanvasError
-from canvas_fm.inference.channels import input_channels
+from canvas_fm.inference.input_checks import input_channels
 from canvas_fm.models.load_model import Encoder
 from canvas_fm.training.crop_targets import RandomCrops, starts_and_targets
 
@@ -69,7 +68,7 @@ class CropDataset(Dataset[Item]):
         self.crop_zyx: Zyx = model.config.architecture.crop_zyx if model else crop_zyx  # type: ignore[assignment]
         rule = window_rule or (model.config.window_rule if model else WindowRule())
         self.resample_to: list[ZyxUm | None] = [
-            check_voxel_um(
+            match_voxel_um(
                 volume, model.config.voxel_um, resample=resample, ignore_voxel_size=ignore_voxel_size
             )
             if model

@@ -8,14 +8,14 @@ from typing import Any
 
 from canvas_fm.data.crops.crop_positions import check_crop_fits, draw_starts
 from canvas_fm.data.crops.reader import CropReader
-from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Volume
+from canvas_fm.data.zyx import match_voxel_um
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.metrics.reconstruction import Batch
 from canvas_fm.evaluation.page.figures import reconstruction_figure
 from canvas_fm.inference.embed.grid_points import box_centres
-from canvas_fm.inference.embed.input_checks import check_points
 from canvas_fm.inference.embed.reconstruct import reconstruct_crops, trained_mask_ratio
+from canvas_fm.inference.input_checks import check_points
 from canvas_fm.models.load_model import Encoder
 
 
@@ -42,7 +42,7 @@ def reconstruct(
     if out.suffix.lower() != ".png" or not out.resolve().parent.is_dir():
         raise CanvasError(f"{out} cannot be written: give a .png in a folder that is there")
     config = encoder.config
-    to_um = check_voxel_um(volume, config.voxel_um, resample=resample, ignore_voxel_size=ignore_voxel_size)
+    to_um = match_voxel_um(volume, config.voxel_um, resample=resample, ignore_voxel_size=ignore_voxel_size)
     reader = CropReader(volume, config.architecture.crop_zyx, resample_to_um=to_um)
     if at_zyx is None:
         centre = box_centres(draw_starts(volume, reader.box_zyx, 1, foreground=1.0, seed=seed), reader)

@@ -74,7 +74,7 @@ async def _blocks(
     points_zyx: ParsedRows,
 ) -> dict[str, np.ndarray]:
     from canvas_fm.heads.features.extractor import AMPLITUDE, MAE, SHAPE
-    from canvas_fm.inference.embed.input_checks import check_points
+    from canvas_fm.inference.input_checks import check_points
 
     extractor = hosted.extractor
     blocks: dict[str, np.ndarray] = {}

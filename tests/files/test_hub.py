@@ -14,8 +14,8 @@ import pytest
 import canvas_fm as cf
 from canvas_fm.cli import build_parser, main
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.hub import cache_folder, fetch, is_address
-from canvas_fm.files.shipped import find
+from canvas_fm.files.hub import cache_folder, fetch
+from canvas_fm.files.shipped import find, is_address
 from canvas_fm.models.folder.push import push
 from tests.files.fake_hub import fake_hub
 

@@ -14,8 +14,7 @@ from canvas_fm.analysis.regions.atlas import LEFT, RIGHT, Atlas
 from canvas_fm.analysis.regions.atlas_positions import AtlasPositions, place
 from canvas_fm.analysis.regions.transform import Transform
 from canvas_fm.data.points.formats.read_write import voxel_um_of
-from canvas_fm.data.points.points import P_CELL, Points
-from canvas_fm.data.points.repeated import warn_of_repeated
+from canvas_fm.data.points.points import P_CELL, Points, warn_of_repeated
 from canvas_fm.data.points.tables import joined, write_table
 from canvas_fm.data.zyx import ZyxUm, ZyxUmLike, check_voxel_um
 from canvas_fm.errors import CanvasError

@@ -21,7 +21,7 @@ from canvas_fm.analysis.regions.deformation import (
 from canvas_fm.analysis.regions.label_volume import KNOWN, LabelVolume, read_label_volume
 from canvas_fm.analysis.regions.transform import check_orientation
 from canvas_fm.analysis.regions.tree import RegionTree
-from canvas_fm.data.store.keys import is_store
+from canvas_fm.data.store.files import is_store
 from canvas_fm.data.zyx import ZyxUm, check_voxel_um
 from canvas_fm.errors import CanvasError, counted
 

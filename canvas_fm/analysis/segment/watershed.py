@@ -13,8 +13,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from canvas_fm.analysis.segment.morphology import COLUMNS, measure_cells
 from canvas_fm.analysis.segment.segment_flags import SegmentOptions
-from canvas_fm.data.points.points import Points
-from canvas_fm.data.points.repeated import warn_of_repeated
+from canvas_fm.data.points.points import Points, warn_of_repeated
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import CanvasError, MissingExtra

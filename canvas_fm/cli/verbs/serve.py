@@ -153,7 +153,8 @@ def _model(text: str) -> tuple[str, str]:
     """Parse NAME=MODEL, or MODEL by the name of its folder."""
     from pathlib import Path
 
-    from canvas_fm.files.hub import address_name, is_address
+    from canvas_fm.files.hub import address_name
+    from canvas_fm.files.shipped import is_address
 
     if is_address(text):
         return address_name(text), text

@@ -1,11 +1,11 @@
-"""Crop origins: around points, random, on foreground signal, on a grid."""
+"""Crop origins: random, on foreground signal, on a grid."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Int64, Real
+from jaxtyping import Int64
 
 from canvas_fm.data.volume.volume import Volume, Zyx
 from canvas_fm.errors import CanvasError
@@ -13,11 +13,6 @@ from canvas_fm.errors import CanvasError
 _SAMPLE = 8_000_000  # voxels, in whole chunks, from which the threshold is taken
 _MOST_CHUNKS = 8192  # chunks that are looked at for signal, however many crops are drawn
 _MOST_VOXELS = 2**30
-
-
-def crop_starts(points_zyx: Real[np.ndarray, "n 3"], crop_zyx: Zyx) -> Int64[np.ndarray, "n 3"]:
-    """First voxel of crops around points, (n, 3) int64 z, y, x: floor(p + ½) − size // 2 on each axis."""
-    return np.floor(np.asarray(points_zyx) + 0.5).astype(np.int64) - np.asarray(crop_zyx) // 2
 
 
 def grid_starts(shape_zyx: Zyx, crop_zyx: Zyx, step_zyx: Zyx) -> Int64[np.ndarray, "n 3"]:

@@ -8,15 +8,17 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int, Int64, Real, Shaped
 
-from canvas_fm.data.crops.crop_positions import crop_starts, draw_starts, grid_starts
 from canvas_fm.data.crops.decoders import Decoder, open_decoder
 from canvas_fm.data.points.points import as_zyx
-from canvas_fm.data.volume.levels.resample import Resampler, check_voxel_um
+from canvas_fm.data.volume.levels.resample import Resampler
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.lru_cache import LruCache
 
-__all__ = ["CropReader", "check_voxel_um", "crop_starts", "draw_starts", "grid_starts"]
+
+def crop_starts(points_zyx: Real[np.ndarray, "n 3"], crop_zyx: Zyx) -> Int64[np.ndarray, "n 3"]:
+    """First voxel of crops around points, (n, 3) int64 z, y, x: floor(p + ½) − size // 2 on each axis."""
+    return np.floor(np.asarray(points_zyx) + 0.5).astype(np.int64) - np.asarray(crop_zyx) // 2
 
 
 def cache_for(volume: Volume) -> int:

@@ -13,8 +13,7 @@ from typing import Any
 import tifffile
 
 from canvas_fm.data.dataset.dataset_addresses import LABEL, MARKERS, SPLITS, Brain, brains_in
-from canvas_fm.data.points.points import Points, inside
-from canvas_fm.data.points.repeated import repeated_rows
+from canvas_fm.data.points.points import Points, inside, repeated_rows
 from canvas_fm.data.volume.tiff.pages import count_planes, use_tiff
 from canvas_fm.data.volume.tiff.plane_series import GAP, usual_step
 from canvas_fm.errors import CanvasError, counted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +17,12 @@ from canvas_fm.data.points.formats.dataframe import columns_of, frame_of
 from canvas_fm.data.points.formats.read_write import VoxelUm, format_of, read_points, write_points
 from canvas_fm.data.points.tables import PointTable, csv_text
 from canvas_fm.data.store.tar_index import local_file
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, counted
+
+_log = logging.getLogger(__name__)
 
 P_CELL = "p_cell"  # the column of a refiner's predicted probability of a cell
+SCORE_COLUMNS = ("score", P_CELL, "log_score")  # the usual names of a score, the first that is there
 _FARTHEST = 1e100  # voxels; more overflows where distances are squared
 
 
@@ -209,6 +213,39 @@ def check_inside(points_zyx: Real[np.ndarray, "n 3"], shape_zyx: Sequence[int]) 
             f"(z, y, x) = {_show(points_zyx[row])}; volume is {tuple(int(n) for n in shape_zyx)}: "
             "are the columns z, y, x in voxels of level 0?"
         )
+
+
+def repeated_rows(zyx: Float64[np.ndarray, "n 3"]) -> int:
+    """Number of rows that repeat an earlier position."""
+    if not len(zyx):
+        return 0
+    # Hashes are sorted in a tenth of the time; rows are compared where those of several are the same.
+    bits = np.ascontiguousarray(zyx + 0.0).view(np.uint64)  # -0 is 0
+    mixed = np.zeros(len(bits), np.uint64)
+    for column in bits.T:
+        mixed = (mixed ^ column) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(29)
+    rising = np.sort(mixed)
+    repeated = rising[1:][rising[1:] == rising[:-1]]
+    if not len(repeated):
+        return 0
+    few = zyx[repeated[np.searchsorted(repeated[:-1], mixed)] == mixed]
+    few = few[np.lexsort(few.T)]
+    return int((few[1:] == few[:-1]).all(axis=1).sum())
+
+
+def warn_of_repeated(zyx: Float64[np.ndarray, "n 3"], name: str) -> None:
+    """Log a warning where cells are counted twice."""
+    if repeated := repeated_rows(zyx):
+        _log.warning(
+            "%s: %s of %s repeat the position of another; each is taken for a cell", name, f"{repeated:,}",
+            counted(len(zyx), "row"),
+        )  # fmt: skip
+
+
+def score_column(points: Points) -> str | None:
+    """The first column with one of the usual names of a score."""
+    return next((name for name in SCORE_COLUMNS if name in points.columns), None)
 
 
 def _show(zyx: np.ndarray) -> str:

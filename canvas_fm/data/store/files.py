@@ -12,11 +12,11 @@ from pathlib import Path
 
 from canvas_fm.data.store.keys import METADATA, Stamp, split_key
 from canvas_fm.data.store.lfs_pointers import ANNEX_OBJECTS, FETCH_ANNEX
-from canvas_fm.data.store.remote.address import looks_remote
 from canvas_fm.data.store.remote.remote_store import Remote
 from canvas_fm.errors import CanvasError, DamagedStore
 
 _BLOCK = 4 * 2**20
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}[^/]")  # a Path makes one slash of two
 _MACOS = {"__MACOSX", ".DS_Store"}  # what macOS adds to a zip archive
 
 
@@ -174,6 +174,16 @@ def missing_path(path: Path) -> CanvasError:
             f"{path} does not exist: patterns are not looked up; give the folder, {path.parent}"
         )
     return CanvasError(f"{path} does not exist")
+
+
+def looks_remote(text: str) -> bool:
+    """Whether a path is an address, such as `https://…`."""
+    return _SCHEME.match(text) is not None
+
+
+def is_store(folder: Path) -> bool:
+    """Whether a folder is a Zarr group or array."""
+    return any((folder / name).is_file() for name in METADATA)
 
 
 def open_files(path: str | Path, *, follow_links: bool = False) -> Files:

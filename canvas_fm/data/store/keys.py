@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
@@ -14,11 +13,6 @@ class Stamp(NamedTuple):
     size: int
     mtime_ns: int
     identity: tuple[int, ...] = ()
-
-
-def is_store(folder: Path) -> bool:
-    """Whether a folder is a Zarr group or array."""
-    return any((folder / name).is_file() for name in METADATA)
 
 
 def split_key(key: str) -> tuple[str, str]:

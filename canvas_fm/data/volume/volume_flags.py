@@ -1,10 +1,10 @@
-"""Options for opening a volume, and for a model of another voxel size."""
+"""Options for opening a volume."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 
 from canvas_fm.data.zyx import ZyxUm, check_voxel_um
 from canvas_fm.errors import CanvasError
@@ -44,19 +44,3 @@ class VolumeOptions(Options):
         description="in a store without a manifest: a chunk that is not there is damage (error) or empty "
         "(empty)",
     )
-
-
-class VoxelOptions(Options):
-    """What to do where model and volume differ by more than 5 % in voxel size; without either they are
-    refused."""
-
-    resample: bool = Field(
-        False, description="read crops at the model's physical size and resample them to its voxels"
-    )
-    ignore_voxel_size: bool = Field(False, description="use the voxels as they are, whatever their size")
-
-    @model_validator(mode="after")
-    def _one_of_the_two(self) -> VoxelOptions:
-        if self.resample and self.ignore_voxel_size:
-            raise ValueError("--resample and --ignore-voxel-size exclude each other: give one of them")
-        return self

@@ -9,15 +9,13 @@ from jaxtyping import Float64
 
 from canvas_fm.data.points.boxes import inside_boxes
 from canvas_fm.data.points.label_values import as_labels
-from canvas_fm.data.points.points import Points
-from canvas_fm.data.points.repeated import repeated_rows
+from canvas_fm.data.points.points import SCORE_COLUMNS, Points, repeated_rows, score_column
 from canvas_fm.errors import CanvasError, counted
 from canvas_fm.evaluation.detection.confusion_counts import Counts
 from canvas_fm.evaluation.detection.matching import greedy_of
 from canvas_fm.evaluation.detection.pairs import MOST_PAIRS, find_pairs
 from canvas_fm.evaluation.detection.tolerance import Tolerance
 
-SCORE_COLUMNS = ("score", "p_cell", "log_score")
 _CELL, _NO_CELL = 2, 1  # cellfinder's types
 
 
@@ -61,11 +59,6 @@ def cells_of(points: Points, role: str) -> tuple[Points, list[str]]:
         f"{int((~keep).sum()):,} of {counted(len(points), 'row')} of the {role} have {why} and were left out"
     )
     return Points(points.zyx[keep], columns, points.meta), [note]
-
-
-def score_column(points: Points) -> str | None:
-    """The first column with one of the usual names of a score."""
-    return next((name for name in SCORE_COLUMNS if name in points.columns), None)
 
 
 def scores_of(points: Points, column: str | None, *, needed: bool) -> Float64[np.ndarray, " n"] | None:

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
 from canvas_fm.data.crops.reader import CropReader
-from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Zyx, ZyxUm
+from canvas_fm.data.zyx import match_voxel_um
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.features.feature_set import (
@@ -66,7 +66,7 @@ class PooledCandidates:
         known = [part_scores for part in parts if (part_scores := part.own) is not None]
         self._own = np.concatenate(known) if len(known) == len(parts) else None
         self.to_um = [
-            check_voxel_um(part.volume, self.voxel_um, resample=resample, ignore_voxel_size=ignore_voxel_size)
+            match_voxel_um(part.volume, self.voxel_um, resample=resample, ignore_voxel_size=ignore_voxel_size)
             for part in parts
         ]
         self._readers: dict[tuple[int, Zyx], CropReader] = {}

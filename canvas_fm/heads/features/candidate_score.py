@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32
 
-from canvas_fm.data.points.points import Points
+from canvas_fm.data.points.points import SCORE_COLUMNS, Points, score_column
 from canvas_fm.errors import BadInput, CanvasError, ModelMismatch
-from canvas_fm.evaluation.detection.plausibility_checks import SCORE_COLUMNS, score_column, scores_of
+from canvas_fm.evaluation.detection.plausibility_checks import scores_of
 from canvas_fm.heads.features.feature_set import CANDIDATE_SCORE, FeatureSet, Provenance
 from canvas_fm.heads.labels.candidates import Candidates
 

@@ -27,12 +27,12 @@ from canvas_fm.heads.features.feature_set import (
     beside,
 )
 from canvas_fm.heads.features.shape import feature_names, shape_crop, shape_of_points
-from canvas_fm.inference.channels import input_channels
 from canvas_fm.inference.detect.detect import TILE_ZYX
 from canvas_fm.inference.detect.detector_features import MapPooling, detector_features
 from canvas_fm.inference.embed.embed import embed
 from canvas_fm.inference.embed.encoder_runner import INT8, Runner
 from canvas_fm.inference.embed.point_crops import PointCrops, volume_identity
+from canvas_fm.inference.input_checks import input_channels
 from canvas_fm.models.device import pick_device, resolved_precision
 from canvas_fm.models.encoder.vit import DENSE, POOLS
 from canvas_fm.models.load_model import Detector, Encoder

@@ -14,8 +14,7 @@ from jaxtyping import Bool, Float64, Int64
 from canvas_fm.data.dataset.unique_names import check_one_each, unique_names
 from canvas_fm.data.points.boxes import as_boxes, box_of, inside_boxes, read_boxes, whole
 from canvas_fm.data.points.label_values import as_labels
-from canvas_fm.data.points.points import Points
-from canvas_fm.data.points.repeated import repeated_rows
+from canvas_fm.data.points.points import Points, repeated_rows
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import BadInput, CanvasError
 from canvas_fm.evaluation.detection.curve import Curve, score_curve

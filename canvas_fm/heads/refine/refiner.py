@@ -22,8 +22,7 @@ from canvas_fm.heads.features.feature_set import (
     Moments,
     correct_by_group,
 )
-from canvas_fm.heads.labels.check_labels import aligned, labels_of
-from canvas_fm.heads.refine import input_rows
+from canvas_fm.heads.refine import input_checks
 from canvas_fm.heads.refine.columns import CONCAT, Columns
 from canvas_fm.heads.refine.counts.candidate_recall import CandidateRecall
 from canvas_fm.heads.refine.counts.count_interval import Count, CountSpread, Recall, expected_count
@@ -155,10 +154,10 @@ class Refiner(ClassifierMixin, BaseEstimator):
         """Labelled rows of `fit` as the model's input: corrected, used columns only."""
         if self.correction not in CORRECTIONS:
             raise BadInput(f"correction is {self.correction!r}; give one of {', '.join(CORRECTIONS)}")
-        x, names, known = input_rows.training_rows(self, X, y, groups)
-        labels, keep = labels_of(y, len(x), self.unlabelled)
+        x, names, known = input_checks.training_rows(self, X, y, groups)
+        labels, keep = input_checks.labels_of(y, len(x), self.unlabelled)
         self.classes_ = np.unique(labels[keep])
-        self.blocks_ = dict(input_rows.blocks_of(self, X, x.shape[1]))
+        self.blocks_ = dict(input_checks.blocks_of(self, X, x.shape[1]))
         self.provenance_ = dict(X.provenance) if isinstance(X, FeatureSet) else {}
         self.columns_ = Columns.of(self.blocks_, x.shape[1], self.variant, self.cut, self.ratio, self.reduce)
         self.columns_.check_correction(self.correction)
@@ -167,12 +166,12 @@ class Refiner(ClassifierMixin, BaseEstimator):
         return LabelledFeatures(
             x=used[keep],
             contrast_augmented=tuple(
-                self._used(input_rows.augmented_rows(self, X, copy, len(x)), names)[keep]
+                self._used(input_checks.augmented_rows(self, X, copy, len(x)), names)[keep]
                 for copy in contrast_augmented
             ),
             is_cell=labels[keep] == self.classes_[-1],
             groups=names[keep],
-            regions=None if regions is None else aligned(regions, "regions", len(x))[keep],
+            regions=None if regions is None else input_checks.aligned(regions, "regions", len(x))[keep],
             missed=dict(missed or {}),
             grouped=known,
         )
@@ -241,11 +240,11 @@ class Refiner(ClassifierMixin, BaseEstimator):
     def logits(self, X: Any, *, groups: Any = None, moments: Moments | None = None) -> Any:
         """Uncalibrated logits, float32 (n,), which rank rows without ties."""
         check_is_fitted(self)
-        x, names = input_rows.rows_to_classify(self, X, groups)
+        x, names = input_checks.rows_to_classify(self, X, groups)
         if self.correction != "none":
             corrected = None if moments is None else moments.corrected(x, self.correction)
             x = correct_by_group(x, names, self.correction) if corrected is None else corrected
-        blocks = input_rows.layout_of(self, X)
+        blocks = input_checks.layout_of(self, X)
         used = self.columns_.take({name: x[:, blocks[name]] for name in self.columns_.sizes})
         return logits_of(self.net_, used, pick_device(self.device))
 

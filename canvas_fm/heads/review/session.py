@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64, Shaped
 
-from canvas_fm.data.points.points import Points
+from canvas_fm.data.points.points import SCORE_COLUMNS, Points
 from canvas_fm.errors import BadInput
-from canvas_fm.evaluation.detection.plausibility_checks import SCORE_COLUMNS
 from canvas_fm.heads.review.agreement import agreement
 from canvas_fm.heads.review.audit.clicked_count import clicked_count, random_clicks
 from canvas_fm.heads.review.click_log import ClickLog

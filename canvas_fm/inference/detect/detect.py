@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from canvas_fm.data.points.points import Points
-from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.data.volume.window import WindowRule
+from canvas_fm.data.zyx import match_voxel_um
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.option_sets import takes
-from canvas_fm.inference.channels import input_channels
 from canvas_fm.inference.detect.detect_flags import DetectOptions, LogOptions, TileOptions
 from canvas_fm.inference.detect.heatmap import HeatMapper, LaplacianHeatMapper, NetHeatMapper
 from canvas_fm.inference.detect.maxima.local_maxima import Shape
@@ -21,6 +20,7 @@ from canvas_fm.inference.detect.out_of_distribution import mark_unlike, unfamili
 from canvas_fm.inference.detect.tiles.tiled_detection import TiledDetection, run
 from canvas_fm.inference.detect.tiles.tiles import Readable, Resampled, as_region
 from canvas_fm.inference.embed.point_crops import volume_identity
+from canvas_fm.inference.input_checks import input_channels
 from canvas_fm.models.folder.network_config import AmplitudeConfig, RelativeConfig
 from canvas_fm.models.folder.training_volumes import volume_in_training
 
@@ -74,7 +74,7 @@ def detector_job(
     min_distance_um = config.min_distance_um if opts.min_distance_um is None else opts.min_distance_um
     if not 0 < threshold < 1:
         raise CanvasError(f"threshold is {threshold}; the heat is a probability, give one between 0 and 1")
-    to_um = check_voxel_um(
+    to_um = match_voxel_um(
         volume, config.voxel_um, resample=opts.resample, ignore_voxel_size=opts.ignore_voxel_size
     )
     heat = NetHeatMapper(detector, opts.device, opts.precision)

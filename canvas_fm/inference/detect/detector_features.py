@@ -11,13 +11,13 @@ from scipy.ndimage import maximum_filter
 
 from canvas_fm.data.crops.reader import crop_starts
 from canvas_fm.data.points.points import as_zyx
-from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
+from canvas_fm.data.zyx import match_voxel_um
 from canvas_fm.inference.detect.detect import TILE_ZYX, channels_of
 from canvas_fm.inference.detect.heatmap import smooth, smooth_reach
 from canvas_fm.inference.detect.tiles.tiled_detection import read_windowed
 from canvas_fm.inference.detect.tiles.tiles import Box, Readable, Resampled, cut, pad_to, whole
-from canvas_fm.inference.embed.input_checks import check_points
+from canvas_fm.inference.input_checks import check_points
 from canvas_fm.models.detector.convmixer import pool_boxes
 from canvas_fm.models.detector.convmixer_planes import features_by_planes
 from canvas_fm.models.device import pick_device, pick_precision
@@ -55,7 +55,7 @@ def detector_features(
     With `heat` one more column comes last: the logit of the detector's own heat, smoothed as when it detects,
     at the hottest voxel within half of its `min_distance_um` along each axis.
     """
-    to_um = check_voxel_um(
+    to_um = match_voxel_um(
         volume, detector.config.voxel_um, resample=resample, ignore_voxel_size=ignore_voxel_size
     )
     points = as_zyx(points_zyx)

@@ -41,7 +41,7 @@ class NetHeatMapper:
         self, detector: Detector, device: str | torch.device = "auto", precision: str = "auto"
     ) -> None:
         from canvas_fm.models.device import pick_device, resolved_precision
-        from canvas_fm.models.pretrained.changed_weights import refuse_edited
+        from canvas_fm.models.folder.model_folder import refuse_edited
 
         refuse_edited(detector.name, detector.edited)
         self.detector, self.device = detector, str(device)

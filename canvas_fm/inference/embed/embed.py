@@ -20,10 +20,10 @@ from canvas_fm.files.locks import refuse_other_inputs
 from canvas_fm.files.option_sets import takes
 from canvas_fm.files.resumable import unfinished_folder
 from canvas_fm.inference.embed.encoder_runner import Runner
-from canvas_fm.inference.embed.input_checks import check_crops, check_points
 from canvas_fm.inference.embed.point_crops import PointCrops, ahead, volume_identity
 from canvas_fm.inference.embed.store.embedding_store import Embeddings, points_sha256
 from canvas_fm.inference.embed.store.resumable_embeddings import ResumableEmbeddings
+from canvas_fm.inference.input_checks import check_crops, check_points
 from canvas_fm.inference.run_flags import EmbedOptions
 from canvas_fm.models.load_model import Encoder
 from canvas_fm.prepare.workers.dask_workers import map_tiles

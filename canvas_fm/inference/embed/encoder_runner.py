@@ -18,8 +18,8 @@ from canvas_fm.inference.backends.int8_check import admitted
 from canvas_fm.inference.backends.openvino import compiled, openvino
 from canvas_fm.models.device import pick_device, pick_precision
 from canvas_fm.models.encoder.vit import DENSE, POOLS
+from canvas_fm.models.folder.model_folder import refuse_edited
 from canvas_fm.models.load_model import Encoder
-from canvas_fm.models.pretrained.changed_weights import refuse_edited
 
 BACKENDS = ("torch", "cuda-graphs", "openvino")
 INT8 = "int8"

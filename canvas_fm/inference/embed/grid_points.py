@@ -10,8 +10,8 @@ from jaxtyping import Float64, Int
 from canvas_fm.data.crops.crop_positions import grid_starts
 from canvas_fm.data.crops.reader import CropReader
 from canvas_fm.data.points.points import Points
-from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Volume, Zyx
+from canvas_fm.data.zyx import match_voxel_um
 
 if TYPE_CHECKING:
     from canvas_fm.models.load_model import ModelConfig
@@ -28,9 +28,9 @@ def grid_points(
     """Centres (n, 3) of crops that tile the volume with a step in voxels, in z, y, x order.
 
     Every crop lies wholly inside the volume. Raises CanvasError where a crop is larger than the volume, and
-    ModelMismatch as `check_voxel_um` does.
+    ModelMismatch as `match_voxel_um` does.
     """
-    to_um = check_voxel_um(volume, config.voxel_um, resample=resample, ignore_voxel_size=ignore_voxel_size)
+    to_um = match_voxel_um(volume, config.voxel_um, resample=resample, ignore_voxel_size=ignore_voxel_size)
     reader = CropReader(volume, config.architecture.crop_zyx, resample_to_um=to_um)
     starts = grid_starts(volume.shape_zyx, reader.box_zyx, step_zyx)
     return Points(box_centres(starts, reader), meta={"grid_step_zyx": " ".join(map(str, step_zyx))})

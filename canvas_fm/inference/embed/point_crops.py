@@ -19,11 +19,11 @@ from canvas_fm.data.crops.reader import CropReader, chunk_order, crop_starts
 from canvas_fm.data.store.checked_store import MANIFEST
 from canvas_fm.data.store.keys import METADATA
 from canvas_fm.data.store.remote.remote_store import Remote
-from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.data.volume.window import Window
+from canvas_fm.data.zyx import match_voxel_um
 from canvas_fm.errors import CanvasError
-from canvas_fm.inference.channels import input_channels
+from canvas_fm.inference.input_checks import input_channels
 
 if TYPE_CHECKING:
     from canvas_fm.models.load_model import ModelConfig
@@ -81,7 +81,7 @@ class PointCrops:
         reader: CropReader | None = None,
     ) -> PointCrops:
         """Open for one channel of the encoder's input."""
-        target_um = check_voxel_um(
+        target_um = match_voxel_um(
             volume, config.voxel_um, resample=resample, ignore_voxel_size=ignore_voxel_size
         )
         crop_zyx = config.architecture.crop_zyx

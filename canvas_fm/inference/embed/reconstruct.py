@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.inference.embed.input_checks import check_crops
+from canvas_fm.inference.input_checks import check_crops
 from canvas_fm.models.encoder.mae import masked_count
 from canvas_fm.models.encoder.vit import unpatchify
 from canvas_fm.models.load_model import Encoder

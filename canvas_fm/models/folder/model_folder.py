@@ -155,3 +155,18 @@ def _refuse(path: Path, problem: ValidationError) -> NoReturn:
     if first["type"] == "extra_forbidden":
         raise CanvasError(f"{path} has the key {where!r}, which this version does not know") from problem
     raise CanvasError(f"{path}, {where}: {first['msg']} (given {str(first['input'])[:80]!r})") from problem
+
+
+def weights_version(module: nn.Module) -> tuple[int, ...]:
+    """Counters that torch raises with each change in place, of all parameters and buffers."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return tuple(0 if tensor.is_inference() else tensor._version for tensor in tensors)
+
+
+def refuse_edited(name: str, edited: bool) -> None:
+    """Raise ModelMismatch for a model whose results would carry the sha256 of other weights."""
+    if edited:
+        raise ModelMismatch(
+            f"the weights of {name} were changed since it was loaded, so its sha256 is not theirs; save it "
+            "first: model = cf.save(model, FOLDER)"
+        )

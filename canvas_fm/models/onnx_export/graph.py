@@ -18,9 +18,9 @@ from canvas_fm.errors import CanvasError, MissingExtra
 from canvas_fm.files.atomic import disk_full_as_error, removed_on_error, write_atomic, write_text_atomic
 from canvas_fm.files.checksum import sha256
 from canvas_fm.files.shipped import card_of
+from canvas_fm.models.folder.model_folder import refuse_edited
 from canvas_fm.models.load_model import Detector, Encoder
 from canvas_fm.models.onnx_export.bioimageio import description
-from canvas_fm.models.pretrained.changed_weights import refuse_edited
 from canvas_fm.version import __version__
 
 OPSET = 18

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from canvas_fm.models.detector.convmixer import HeatMapNet
 from canvas_fm.models.device import pick_device
 from canvas_fm.models.folder.model_config import DetectorConfig
-from canvas_fm.models.folder.model_folder import model_name
-from canvas_fm.models.pretrained.changed_weights import weights_version
+from canvas_fm.models.folder.model_folder import model_name, weights_version
 from canvas_fm.models.pretrained.preprocessing import WindowLike, check_shape, eager, windowed
 
 # Of a config what determines its maps, and how far around a point the hottest voxel is looked for.

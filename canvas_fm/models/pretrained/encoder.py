@@ -16,8 +16,7 @@ from canvas_fm.models.device import pick_device
 from canvas_fm.models.encoder.mae import MaskedAutoencoder
 from canvas_fm.models.encoder.vit import ViTEncoder
 from canvas_fm.models.folder.model_config import ModelConfig
-from canvas_fm.models.folder.model_folder import model_name
-from canvas_fm.models.pretrained.changed_weights import weights_version
+from canvas_fm.models.folder.model_folder import model_name, weights_version
 from canvas_fm.models.pretrained.preprocessing import WindowLike, check_shape, eager, windowed
 
 DECODER_FILE = "decoder.safetensors"

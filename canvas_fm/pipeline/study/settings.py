@@ -12,13 +12,13 @@ from pydantic import Field, model_validator
 from canvas_fm.analysis.groups.group_flags import GroupOptions
 from canvas_fm.analysis.profiles.profile_flags import ProfileOptions
 from canvas_fm.analysis.regions.atlas_flags import AtlasOptions
-from canvas_fm.data.volume.volume_flags import VolumeOptions, VoxelOptions
+from canvas_fm.data.volume.volume_flags import VolumeOptions
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.option_sets import AnySequence, Options, Positive
 from canvas_fm.files.shipped import find
 from canvas_fm.files.strict_yaml import StrictModel, read_settings
 from canvas_fm.inference.detect.detect_flags import DetectOptions
-from canvas_fm.inference.run_flags import DetectorRun, DeviceOptions, EmbedOptions
+from canvas_fm.inference.run_flags import DetectorRun, DeviceOptions, EmbedOptions, VoxelOptions
 from canvas_fm.prepare.convert_flags import ConvertOptions
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from canvas_fm.data.dataset.dataset_addresses import volume_path
-from canvas_fm.data.store.files import missing_path
+from canvas_fm.data.store.files import looks_remote, missing_path
 from canvas_fm.data.store.lfs_pointers import why_unfetched
-from canvas_fm.data.store.remote.address import looks_remote
 from canvas_fm.data.store.tar_index import in_tar
 from canvas_fm.data.volume.stored.voxel_size_and_marker import checked_voxel_um
 from canvas_fm.data.volume.tiff.channels import list_channels

@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from canvas_fm.data.volume.levels.resample import VOXEL_TOLERANCE
 from canvas_fm.data.volume.volume import Zyx
+from canvas_fm.data.zyx import VOXEL_TOLERANCE
 from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.models.detector.convmixer import HeatMapNet
 from canvas_fm.models.device import pick_device

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from canvas_fm.data.crops.reader import CropReader
-from canvas_fm.data.volume.levels.resample import check_voxel_um
+from canvas_fm.data.zyx import match_voxel_um
 from canvas_fm.errors import StorageFull
 from canvas_fm.heads.labels.candidates import Candidates
 from canvas_fm.inference.embed.point_crops import PointCrops
@@ -46,7 +46,7 @@ class FrozenTokens:
         config = encoder.config
         self._sources = []
         for brain in brains:
-            to_um = check_voxel_um(
+            to_um = match_voxel_um(
                 brain.volume, config.voxel_um, resample=resample, ignore_voxel_size=ignore_voxel_size
             )
             crop_zyx = config.architecture.crop_zyx

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from canvas_fm.data.dataset.unique_names import check_one_each, unique_names
-from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Volume, ZyxUm
+from canvas_fm.data.zyx import match_voxel_um
 from canvas_fm.errors import CanvasError, ModelMismatch, counted
 from canvas_fm.training.mae.training_crops import VolumeSource
 from canvas_fm.training.recipe.read_recipe import R, read_recipe_of
@@ -74,11 +74,11 @@ def _at_one_voxel_size(sources: Sequence[VolumeSource], recipe: AnyRecipe) -> li
     if target is not None:
         if recipe.data.ignore_voxel_size:
             raise CanvasError("resampling and ignore_voxel_size exclude each other: give one of them")
-        return [replace(s, resample_to=check_voxel_um(s.volume, target, resample=True)) for s in sources]
+        return [replace(s, resample_to=match_voxel_um(s.volume, target, resample=True)) for s in sources]
     first = sources[0]
     for source in sources:
         try:
-            check_voxel_um(
+            match_voxel_um(
                 source.volume, first.volume.voxel_um, ignore_voxel_size=recipe.data.ignore_voxel_size
             )
         except ModelMismatch as problem:

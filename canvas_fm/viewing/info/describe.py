@@ -16,8 +16,7 @@ from canvas_fm.data.store.keys import METADATA
 from canvas_fm.data.store.tar_index import in_tar, on_disk
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.hub import is_address
-from canvas_fm.files.shipped import find, shipped
+from canvas_fm.files.shipped import find, is_address, shipped
 from canvas_fm.viewing.info.models import describe_model, describe_run, disk_size
 
 

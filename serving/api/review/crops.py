@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Shaped
 
-from canvas_fm.data.crops.crop_positions import crop_starts
+from canvas_fm.data.crops.reader import crop_starts
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.zyx import Zyx, ZyxUm
 

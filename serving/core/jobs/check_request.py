@@ -11,7 +11,7 @@ import numpy as np
 
 from canvas_fm.data.points.points import Points, as_zyx
 from canvas_fm.data.volume.volume import Volume
-from canvas_fm.inference.embed.input_checks import check_points
+from canvas_fm.inference.input_checks import check_points
 from serving.core.core import Core
 from serving.core.detect import detector_options, find_detector
 from serving.core.embed.crops import key_of

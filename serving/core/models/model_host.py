@@ -16,8 +16,8 @@ from canvas_fm.evaluation.metrics.reconstruction import four_rows
 from canvas_fm.files.shipped import card_of
 from canvas_fm.inference.backends.int8_check import find_check
 from canvas_fm.inference.embed.encoder_runner import Runner, device_for
-from canvas_fm.inference.embed.input_checks import check_crops
 from canvas_fm.inference.embed.reconstruct import reconstruct_crops, trained_mask_ratio
+from canvas_fm.inference.input_checks import check_crops
 from canvas_fm.models.folder.model_folder import read_kind
 from canvas_fm.models.load_model import Encoder, load
 from serving.core.volumes.registered_volume import HostedVolume

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from canvas_fm.data.volume.volume import Volume, Window, Zyx
-from canvas_fm.inference.embed.input_checks import check_points
 from canvas_fm.inference.embed.point_crops import PointCrops, volume_identity, windowed_box
+from canvas_fm.inference.input_checks import check_points
 from canvas_fm.models.load_model import Encoder
 from serving.protocol.request_values import ParsedRows
 from serving.protocol.schemas import VolumeInfo

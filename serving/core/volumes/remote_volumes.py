@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from canvas_fm.data.store.remote.address import Address, looks_remote, split_origin
+from canvas_fm.data.store.files import looks_remote
+from canvas_fm.data.store.remote.address import Address, split_origin
 from canvas_fm.errors import CanvasError
 from serving.protocol.serve_flags import ServedVolume
 from serving.protocol.settings import ServiceSettings

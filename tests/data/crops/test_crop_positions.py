@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import zarr
 
-from canvas_fm.data.crops.crop_positions import crop_starts, draw_starts, grid_starts
+from canvas_fm.data.crops.crop_positions import draw_starts, grid_starts
+from canvas_fm.data.crops.reader import crop_starts
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 

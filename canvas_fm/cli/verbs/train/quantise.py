@@ -24,7 +24,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _fill_quantise(quantise: Parser) -> None:
-    from canvas_fm.data.volume.volume_flags import VoxelOptions
+    from canvas_fm.inference.run_flags import VoxelOptions
 
     quantise.add_argument(
         "model", metavar="MODEL", help="an encoder's folder, or the name of a shipped model"

@@ -31,8 +31,9 @@ from canvas_fm.data.points.formats.xml.trackmate import read_trackmate
 from canvas_fm.data.points.formats.xml.xml_reader import root_of
 from canvas_fm.data.points.tables import PointTable, read_table, write_csv
 from canvas_fm.data.precomputed.read_annotations import INFO, read_precomputed
-from canvas_fm.data.store.keys import is_store
+from canvas_fm.data.store.files import is_store
 from canvas_fm.data.store.lfs_pointers import why_unfetched
+from canvas_fm.data.zyx import check_voxel_um
 from canvas_fm.errors import CanvasError
 
 VoxelUm = tuple[float, float, float]
@@ -234,14 +235,6 @@ def _two_sizes(stated: VoxelUm, voxel_um: VoxelUm) -> CanvasError:
         f"the points state voxels of {format_voxel_um(stated)} µm, and {format_voxel_um(voxel_um)} µm "
         "(z y x) were given; leave the one out that is wrong"
     )
-
-
-def check_voxel_um(voxel_um: VoxelUm) -> None:
-    """Raise CanvasError unless all three sizes are finite and above 0."""
-    if not all(0 < value < float("inf") for value in voxel_um):
-        raise CanvasError(
-            f"voxel size is {format_voxel_um(voxel_um)}; expected three numbers above 0, z y x in µm"
-        )
 
 
 def suffixes() -> tuple[str, ...]:

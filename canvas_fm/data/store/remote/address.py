@@ -9,7 +9,6 @@ from urllib.parse import quote, urlsplit
 
 from canvas_fm.errors import CanvasError
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}[^/]")  # a Path makes one slash of two
 _HOST = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9])?)*")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
@@ -65,11 +64,6 @@ class Address(NamedTuple):
         if "." in bucket:  # the certificate holds for one level of names only
             return cls("s3.amazonaws.com", 443, f"/{bucket}{_path(key)}")
         return cls(f"{bucket}.s3.amazonaws.com", 443, _path(key))
-
-
-def looks_remote(text: str) -> bool:
-    """Whether a path is an address, such as `https://…`."""
-    return _SCHEME.match(text) is not None
 
 
 def split_origin(text: str) -> tuple[str, int]:

@@ -3,45 +3,12 @@
 from __future__ import annotations
 
 from math import ceil, floor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Float64, Real
 
-from canvas_fm.errors import CanvasError, ModelMismatch
-
-if TYPE_CHECKING:
-    from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
-
-VOXEL_TOLERANCE = 0.05
-
-
-def check_voxel_um(
-    volume: Volume, model_voxel_um: ZyxUm, *, resample: bool = False, ignore_voxel_size: bool = False
-) -> ZyxUm | None:
-    """Target voxel size (µm, z, y, x) of crops for a model, None if they are read as they are.
-
-    Within 5 % of the model's size on every axis crops are always read as they are. Beyond, raises
-    ModelMismatch unless the caller asks for `resample` or `ignore_voxel_size` (take the voxels as they are).
-    """
-    if resample and ignore_voxel_size:
-        raise CanvasError("--resample and --ignore-voxel-size exclude each other: give one of them")
-    model = np.asarray(model_voxel_um, dtype=np.float64)
-    off = np.abs(np.asarray(volume.voxel_um) - model) / model
-    if off.max() <= VOXEL_TOLERANCE * (1 + 1e-9) or ignore_voxel_size:
-        return None
-    if resample:
-        z, y, x = model.tolist()
-        return z, y, x
-    raise ModelMismatch(
-        f"{volume.name} has voxels of {_show(volume.voxel_um)} µm (z × y × x), the model was trained at "
-        f"{_show(model_voxel_um)} µm: give --resample to read crops at the model's physical size, or "
-        "--ignore-voxel-size to use the voxels as they are"
-    )
-
-
-def _show(voxel_um: ZyxUm) -> str:
-    return " × ".join(f"{size:g}" for size in voxel_um)
+from canvas_fm.data.zyx import Zyx, ZyxUm
 
 
 class Axis(NamedTuple):

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from canvas_fm.data.store.checked_store import NAMESPACE, CheckedStore
-from canvas_fm.data.store.files import open_files
-from canvas_fm.data.store.keys import is_store
+from canvas_fm.data.store.files import is_store, open_files
 from canvas_fm.data.store.ome.metadata import read_image, read_node
 from canvas_fm.data.store.remote.remote_store import Remote
 from canvas_fm.data.volume.stored.channel import Channel

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from canvas_fm.data.store.keys import is_store
+from canvas_fm.data.store.files import is_store
 from canvas_fm.data.store.lfs_pointers import why_unfetched
 from canvas_fm.errors import CanvasError, counted
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import tifffile
 
-from canvas_fm.data.store.keys import is_store
+from canvas_fm.data.store.files import is_store
 from canvas_fm.data.store.tar_index import TarIndex, in_tar
 from canvas_fm.data.volume.stored.channel import pick
 from canvas_fm.data.volume.tiff.metadata import OmePixels, split_pixels, stated_voxel_um

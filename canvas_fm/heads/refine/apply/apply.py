@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from canvas_fm.data.points.points import P_CELL, Points
-from canvas_fm.data.points.repeated import repeated_rows
+from canvas_fm.data.points.points import P_CELL, Points, repeated_rows
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import BadInput, CanvasError, ModelMismatch

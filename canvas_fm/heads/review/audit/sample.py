@@ -10,10 +10,10 @@ from jaxtyping import Float64, Int64
 from scipy.ndimage import maximum_filter
 
 from canvas_fm.data.points.boxes import inside_boxes, whole
-from canvas_fm.data.points.points import P_CELL, Points
+from canvas_fm.data.points.points import P_CELL, Points, score_column
 from canvas_fm.data.zyx import Zyx, ZyxUm
 from canvas_fm.errors import BadInput
-from canvas_fm.evaluation.detection.plausibility_checks import score_column, scores_of
+from canvas_fm.evaluation.detection.plausibility_checks import scores_of
 from canvas_fm.heads.review.audit.audit_flags import AuditOptions
 from canvas_fm.heads.review.audit.strata import allocate, doubt, draw_stratified, quantile_strata
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from canvas_fm.data.points.boxes import as_boxes, read_boxes
 from canvas_fm.data.points.points import Points
-from canvas_fm.data.volume.levels.resample import check_voxel_um
 from canvas_fm.data.volume.volume import Volume
+from canvas_fm.data.zyx import match_voxel_um
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.plausibility_checks import cells_of
 from canvas_fm.files.option_sets import takes
@@ -169,7 +169,7 @@ def _labelled(
             f"the labelled boxes reach to {boxes_zyx.max(axis=0)[3:].tolist()}, beyond {opened.path}, "
             f"which is {opened.shape_zyx} (z, y, x)"
         )
-    to_um = check_voxel_um(
+    to_um = match_voxel_um(
         opened, detector.config.voxel_um, resample=opts.resample, ignore_voxel_size=opts.ignore_voxel_size
     )
     return Labelled(VolumeSource(opened.name, opened, to_um), cells.zyx, boxes_zyx)

@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from canvas_fm.data.volume.volume_flags import VoxelOptions
 from canvas_fm.files.option_sets import Flag, Positive, Size
-from canvas_fm.inference.run_flags import DeviceOptions
+from canvas_fm.inference.run_flags import DeviceOptions, VoxelOptions
 
 
 class AdaptOptions(DeviceOptions, VoxelOptions):

@@ -1,14 +1,11 @@
-"""Resampling: constants stay, ramps are exact, the centre stays in its place, and mismatches are refused."""
+"""Resampling: constants stay, ramps are exact, and the centre stays in its place."""
 
 from __future__ import annotations
-
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from canvas_fm.data.volume.levels.resample import Resampler, axis_weights, check_voxel_um
-from canvas_fm.errors import CanvasError, ModelMismatch
+from canvas_fm.data.volume.levels.resample import Resampler, axis_weights
 
 RATIOS = [0.2, 1 / 3, 0.5, 0.9, 4 / 6, 1.62 / 1.8, 1.0, 1.01, 1.11, 1.5, 2.0, 2.7, 3.0, 4.6]
 
@@ -64,21 +61,3 @@ def test_each_axis_has_its_own_ramp(volume_um: tuple[float, float, float]) -> No
     got = resampler(boxes)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got[0], expected, rtol=1e-5)
-
-
-def test_a_model_within_five_percent_reads_voxels_as_they_are() -> None:
-    volume = SimpleNamespace(name="brain", voxel_um=(4.0, 1.8, 1.8 * 1.05))
-    assert check_voxel_um(volume, (4.0, 1.8, 1.8)) is None  # type: ignore[arg-type]
-    assert check_voxel_um(volume, (4.0, 1.8, 1.8), resample=True) is None  # type: ignore[arg-type]
-
-
-def test_another_voxel_size_is_refused_with_both_ways_out() -> None:
-    volume = SimpleNamespace(name="brain", voxel_um=(4.0, 1.8, 1.8 * 1.06))
-    with pytest.raises(ModelMismatch) as problem:
-        check_voxel_um(volume, (4.0, 1.8, 1.8))  # type: ignore[arg-type]
-    for part in ("brain", "4 × 1.8 × 1.908", "4 × 1.8 × 1.8 µm", "--resample", "--ignore-voxel-size"):
-        assert part in str(problem.value)
-    assert check_voxel_um(volume, (4.0, 1.8, 1.8), ignore_voxel_size=True) is None  # type: ignore[arg-type]
-    assert check_voxel_um(volume, (4, 1.8, 1.8), resample=True) == (4.0, 1.8, 1.8)  # type: ignore[arg-type]
-    with pytest.raises(CanvasError, match="exclude each other"):
-        check_voxel_um(volume, (4.0, 1.8, 1.8), resample=True, ignore_voxel_size=True)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ import pytest
 
 from canvas_fm.data.volume.window import Window
 from canvas_fm.errors import CanvasError
-from canvas_fm.inference.embed.input_checks import check_crops, check_points
+from canvas_fm.inference.input_checks import check_crops, check_points
 
 CROP = (4, 6, 8)
 CONFIG = SimpleNamespace(architecture=SimpleNamespace(crop_zyx=CROP, channels=1))

@@ -1,4 +1,4 @@
-"""Validation of crops and points for an encoder, shared by Python, command line and HTTP."""
+"""Validation of crops, points and channels for a model, shared by Python, command line and HTTP."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from canvas_fm.data.volume.window import Window
 from canvas_fm.errors import CanvasError, counted
 
 if TYPE_CHECKING:
-    from canvas_fm.data.volume.volume import Zyx
+    from canvas_fm.data.volume.volume import Volume, Zyx
     from canvas_fm.models.load_model import ModelConfig
 
 
@@ -129,3 +129,20 @@ def check_points(points_zyx: Any, shape_zyx: Zyx) -> Float64[np.ndarray, "n 3"]:
         )
     check_inside(zyx, shape_zyx)
     return zyx
+
+
+def input_channels(name: str, channels: int, volume: Volume, background: Volume | None) -> list[Volume]:
+    """The volumes of a model's input channels, checked against its training and against each other."""
+    if (background is None) != (channels == 1):
+        raise CanvasError(
+            f"{name} was trained {'with' if channels == 2 else 'without'} a background channel: "
+            f"{'give --background VOLUME' if channels == 2 else 'leave --background out'}"
+        )
+    if background is None:
+        return [volume]
+    if background.shape_zyx != volume.shape_zyx:
+        raise CanvasError(
+            f"the background {background.path} has shape {background.shape_zyx}, the volume "
+            f"{volume.path} {volume.shape_zyx}"
+        )
+    return [volume, background]
