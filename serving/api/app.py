@@ -217,7 +217,7 @@ async def reconstruct(core: Core, request: Request) -> Response:
         rows, masked = await while_connected(request, work)
     except CanvasError as problem:
         raise refused(problem) from problem
-    headers = {"X-Model": engine.encoder.sha256, "X-Masked-Patches": str(int(masked[0].sum()))}
+    headers = {"X-Model": engine.sha256, "X-Masked-Patches": str(int(masked[0].sum()))}
     decoder = engine.encoder.config.decoder
     if decoder is not None and decoder.masked_statistics is not None:
         headers["X-Masked-Statistics"] = decoder.masked_statistics

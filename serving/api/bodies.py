@@ -201,7 +201,7 @@ async def reply(core: Core, request: Request, vectors: np.ndarray, options: Repl
     """Embeddings as `.npy`, or JSON or safetensors if the client prefers it."""
     if options.whiten is not None:
         vectors = await whitened(core, vectors, options.whiten)
-    return await _encoded(vectors, options, core.engine_for(options.model).encoder.sha256, accepted(request))
+    return await _encoded(vectors, options, core.engine_for(options.model).sha256, accepted(request))
 
 
 async def _encoded(vectors: np.ndarray, options: ReplyOptions, sha256: str, kind: str) -> Response:
@@ -242,10 +242,10 @@ def check_whitening(core: Core, options: ReplyOptions) -> None:
     name, index = find_index(core, options.whiten)
     engine = core.engine_for(options.model)
     key = key_of(engine, options.pool, options.layer)
-    if len(engine.one_shape(key.pool)) > 1:
+    if len(engine.one_shape(key.pool, key.layer)) > 1:
         raise Refusal(422, f"pool is {key.pool}, a vector for each patch; an index whitens one vector a crop")
     try:
-        index.check_encoder(engine.encoder.sha256)
+        index.check_encoder(engine.sha256)
         index.check_pool(key.pool, key.layer)
     except ModelMismatch as problem:
         raise Refusal(409, f"the index {name!r} does not whiten these: {problem}") from problem

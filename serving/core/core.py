@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,7 @@ from serving.core.volumes.tiles import Tiles
 from serving.observe.metrics import Metrics
 from serving.protocol.errors import Refusal, refused
 from serving.protocol.json_process.parser import JsonParser
-from serving.protocol.settings import Limits, ServiceSettings
+from serving.protocol.settings import NO_SETTINGS, Limits, ServiceSettings
 
 if TYPE_CHECKING:  # torch is imported by the thread that loads the model, while the port already answers
     import torch
@@ -58,8 +58,7 @@ class Core:
     ) -> None:
         self._read_settings, self._load = settings, load
         self._on_failure, self._after_load = on_failure, after_load
-        self.settings: ServiceSettings | None = None
-        self.limits = Limits()
+        self.settings = NO_SETTINGS
         self._engine: Engine | None = None
         self._engines: dict[str, Engine] = {}
         self.detectors: dict[str, Detector] = {}
@@ -69,7 +68,7 @@ class Core:
         self.indexes: dict[str, Index] = {}
         self.refiners: dict[str, HostedRefiner] = {}
         self.whitenings: dict[str, tuple[Index, Whitening]] = {}
-        self.projections = Projections(self.limits.max_map_cells)
+        self.projections: Projections
         self._batcher: Batcher | None = None
         self._vectors: Vectors | None = None
         # Searches beside each other; what goes through a model outside the batcher one after the other.
@@ -86,7 +85,6 @@ class Core:
     async def start(self, then: Callable[[ServiceSettings], None] = lambda settings: None) -> None:
         """Start loading in the background; call `then` when done."""
         self.settings = settings = self._read_settings()
-        self.limits = settings.limits
         self._engines, self.detectors, self.volumes, self.indexes, self.refiners = {}, {}, {}, {}, {}
         self.projections = Projections(self.limits.max_map_cells)
         self._engine = self._batcher = self._vectors = self._failure = None
@@ -147,8 +145,7 @@ class Core:
     def _run(self, key: Hashable, crops: np.ndarray) -> np.ndarray:
         assert isinstance(key, Key)
         engine = next(each for each in self.every_engine() if each.name == key.model)
-        layer = () if key.layer is None else (key.layer,)
-        return engine.embed(key.pool, crops, *layer)
+        return engine.embed(key.pool, crops, key.layer)
 
     def busy(self) -> bool:
         """Whether a request waits or runs, so that background work can yield."""
@@ -159,6 +156,11 @@ class Core:
         """Be of no use until a restart, and say why."""
         self._loaded, self._failure = False, sentence
         self._on_failure(sentence)
+
+    @property
+    def limits(self) -> Limits:
+        """Those of the settings."""
+        return self.settings.limits
 
     @property
     def ready(self) -> bool:
@@ -175,12 +177,11 @@ class Core:
         """Crops that go through a model together."""
         from serving.core.models.model_host import max_batch
 
-        assert self.settings is not None
         return max_batch(self.settings, self.device.type)
 
     def require_ready(self) -> ServiceSettings:
         """The default model; Refusal (503) until it is loaded."""
-        if not self._loaded or self.settings is None:
+        if not self._loaded:
             reason = "the service could not start" if self._failure else "the model is still being loaded"
             raise Refusal(503, f"{reason}; ask /readyz again in a moment", retry_after_s=1)
         return self.settings
@@ -191,9 +192,7 @@ class Core:
         self.require_ready()
         if self._engine is None:
             raise Refusal(
-                404,
-                "no encoder is served here, only detectors: this needs one; "
-                "start the service with an encoder too",
+                404, "no encoder is served here, only detectors: start the service with an encoder too"
             )
         return self._engine
 
@@ -209,17 +208,17 @@ class Core:
         if model is None:
             return self.engine
         for engine in self._engines.values():
-            if model in (engine.name, engine.encoder.sha256):
+            if model in (engine.name, engine.sha256):
                 return engine
         if model in self.detectors:
             raise Refusal(404, f"{model!r} is a detector; this needs an encoder")
         names = ", ".join(self._engines) or "none"
         raise Refusal(404, f"no model is served as {model[:100]!r}; served: {names}")
 
-    def every_engine(self) -> Iterator[Engine]:
+    def every_engine(self) -> list[Engine]:
         """All models, including those of refiners that are not served by name."""
         behind = {hosted.engine.name: hosted.engine for hosted in self.refiners.values() if hosted.engine}
-        return iter(list((behind | self._engines).values()))
+        return [*(behind | self._engines).values()]
 
     def registered(self, name: str) -> Volume:
         """A registered volume; Refusal (404) if unknown."""

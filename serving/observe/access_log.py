@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 import time
-import uuid
 from contextvars import ContextVar
 from typing import Any
 
@@ -15,7 +13,6 @@ from starlette.requests import ClientDisconnect
 
 from serving.protocol.errors import Refusal
 
-_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Of the request that is being answered; every line of the log carries it."""
 
@@ -23,11 +20,6 @@ trace_id: ContextVar[str] = ContextVar("trace_id", default="")
 """Of its span, where traces are sent."""
 
 access = logging.getLogger("serving.access")
-
-
-def id_for(client_id: str) -> str:
-    """The client's request id if it is valid, else a new one."""
-    return client_id if _ID.fullmatch(client_id) else uuid.uuid4().hex
 
 
 class _Json(logging.Formatter):

@@ -8,30 +8,30 @@ from pathlib import Path
 
 
 class Metrics:
-    """Counters of crops and batches; created once a process, after BentoML has set the metrics folder."""
+    """Metrics of requests, batches and cache; made once a process, after BentoML has set their folder."""
 
     def __init__(self) -> None:
         from prometheus_client import Counter, Gauge, Histogram
 
         _remove_dead_workers()
-        self._crops = Counter("canvas_fm_crops", "Crops that went through the encoder")
-        self._batch = Histogram(
+        self.crops = Counter("canvas_fm_crops", "Crops that went through the encoder")
+        self.batch_crops = Histogram(
             "canvas_fm_batch_crops",
             "Crops of one batch",
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
         )
-        self._seconds = Counter("canvas_fm_compute_seconds", "Time spent in the encoder")
-        self._requests = Counter("canvas_fm_requests", "Requests by route and status", ["route", "status"])
-        self._latency = Histogram(
+        self.compute_seconds = Counter("canvas_fm_compute_seconds", "Time spent in the encoder")
+        self.requests = Counter("canvas_fm_requests", "Requests by route and status", ["route", "status"])
+        self.seconds = Histogram(
             "canvas_fm_request_seconds",
             "From the headers of a request to the end of its answer",
             ["route"],
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120),
         )
-        self._queue = Gauge(
+        self.queued_crops = Gauge(
             "canvas_fm_queue_crops", "Crops that wait or are computed", multiprocess_mode="livesum"
         )
-        self._inflight = Gauge(
+        self.in_progress = Gauge(
             "canvas_fm_requests_in_progress", "Requests being answered", multiprocess_mode="livesum"
         )
 
@@ -60,31 +60,11 @@ class Metrics:
         MultiProcessCollector(registry)
         return generate_latest(registry)
 
-    def batch(self, crops: int, seconds: float) -> None:
-        """Count a computed batch."""
-        self._crops.inc(crops)
-        self._batch.observe(crops)
-        self._seconds.inc(seconds)
-
-    def queue(self, crops: int) -> None:
-        """Set the number of queued crops."""
-        self._queue.set(crops)
-
     def cache(self, hits: int, misses: int, held_bytes: int) -> None:
         """Count cache hits and misses; set the cache size."""
         self._cached.labels("yes").inc(hits)
         self._cached.labels("no").inc(misses)
         self._cache_bytes.set(held_bytes)
-
-    def begun(self) -> None:
-        """Count a request in progress."""
-        self._inflight.inc()
-
-    def answered(self, route: str, status: int, seconds: float) -> None:
-        """Count a finished request; `route` is one of a few names, never the raw path."""
-        self._inflight.dec()
-        self._requests.labels(route, str(status)).inc()
-        self._latency.labels(route).observe(seconds)
 
 
 def _remove_dead_workers() -> None:

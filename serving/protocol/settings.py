@@ -101,3 +101,7 @@ class ServiceSettings(WorkerOptions):
     """Folder of the locks by which `workers` processes answer and others wait."""
     supervisor: int | None = None
     """Process that is told when the service cannot start; a worker does not outlive it."""
+
+
+NO_SETTINGS = ServiceSettings.model_validate({"model": None})
+"""Before they are read: no model, no keys, the default limits."""

@@ -100,11 +100,11 @@ class Gate:
 
     def load(self, settings):
         def held(engine, embed):
-            def wait(pool, crops):
+            def wait(pool, crops, layer):
                 self.reached.set()
                 self.open.wait(20)
                 self.batches.append(len(crops))
-                return embed(pool, crops)
+                return embed(pool, crops, layer)
 
             return wait
 

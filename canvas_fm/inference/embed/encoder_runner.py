@@ -55,16 +55,16 @@ class Runner:
             raise CanvasError(f"layer is {layer}; {encoder.name} has {depth} blocks: give 0 to {depth}")
         self.layer = None if layer == depth else layer  # after the last block is what the encoder gives
         self.backend = backend
-        place = device_for(backend, encoder.device if device is None else device)
+        self.device = device_for(backend, encoder.device if device is None else device)
         if backend == "openvino":
             openvino()
-        self.encoder = encoder if device is None else encoder.to(place)
+        self.encoder = encoder if device is None else encoder.to(self.device)
         self.dtype = torch.float32
         self.precision = precision
         if precision == INT8:
             self._check_int8()
         else:
-            self.dtype = pick_precision(precision, place)
+            self.dtype = pick_precision(precision, self.device)
             self.precision = "bf16" if self.dtype == torch.bfloat16 else "fp32"
 
     def _check_int8(self) -> None:
@@ -91,11 +91,10 @@ class Runner:
 
     @torch.inference_mode()
     def _eager(self, crops: Float32[np.ndarray, "b c z y x"]) -> Float32[np.ndarray, "b ..."]:
-        device = self.encoder.device
         # torch wants memory that it may write to; an array over received bytes is read-only.
         crops = np.require(crops, requirements=["C", "W"])
-        batch = torch.from_numpy(crops).to(device)
-        with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
+        batch = torch.from_numpy(crops).to(self.device)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             vectors: Any = self.encoder.net(batch, self.pool, self.layer).float().cpu().numpy()
         return vectors
 

@@ -10,12 +10,10 @@ import stat
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from canvas_fm.errors import CanvasError
 from serving.protocol.errors import Refusal
-from serving.protocol.settings import ServiceSettings
 
 OPEN_PATHS = ("/livez", "/readyz", "/healthz")  # what asks whether the process runs has no key
 _OPEN_FOLDERS = ("/ui/", "/static_content/")  # nor have the page's own files: it asks its reader for one
@@ -83,19 +81,6 @@ def holder_of(keys: Mapping[str, str], authorization: str) -> str:
     if kind.lower() != "bearer" or not holder:
         raise Refusal(401, "a key is needed: send the header Authorization: Bearer KEY")
     return holder
-
-
-@dataclass(frozen=True)
-class Gate:
-    """Access control: sha256 of keys by name (none: open), and allowed CORS origins."""
-
-    keys: Mapping[str, str] = field(default_factory=dict)
-    origins: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, settings: ServiceSettings | None) -> Gate:
-        """The gate of a service's settings; open before they are read."""
-        return cls() if settings is None else cls(settings.keys, settings.origins)
 
 
 class Buckets:

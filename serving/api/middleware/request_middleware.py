@@ -10,31 +10,40 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable, Collection, Mapping
+import uuid
+from collections.abc import Collection, Mapping
+from typing import Protocol
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.api.middleware.auth import Buckets, Gate, holder_of, is_open
+from serving.api.middleware.auth import Buckets, holder_of, is_open
 from serving.api.middleware.body_limits import MB, Body, media_type_of
-from serving.observe.access_log import access, id_for, request_id
+from serving.observe.access_log import access, request_id
 from serving.observe.metrics import Metrics
 from serving.observe.tracing import Traces
 from serving.protocol.errors import HINTS, Refusal, translated
-from serving.protocol.settings import Limits
+from serving.protocol.settings import ServiceSettings
 
 logger = logging.getLogger(__name__)
 
-HOLDER = "canvas_fm.holder"  # in a request's scope: the name of the key that it came with, empty without keys
+HOLDER = "canvas_fm.holder"  # in a request's scope: the name of the key that it came with
 _ONCE = ("content-type", "content-encoding", "idempotency-key", "authorization", "x-request-id")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _ABSOLUTE = re.compile(r"^https?://[^/?#]*", re.IGNORECASE)  # in a request's target (RFC 9112, 3.2.2)
 _LINGER_S, _LINGER_BYTES = 2.0, 512 * MB
 
 
+class HasSettings(Protocol):
+    """What has the settings of the service, as `Core`, whose are read when it starts."""
+
+    settings: ServiceSettings
+
+
 class RequestMiddleware:
-    """ASGI middleware; `limits` and `gate` are read for each request.
+    """ASGI middleware; limits, keys and origins are those of `core.settings` at each request.
 
     `raw` are the paths whose body may be as large as `max_body_mb`; everywhere else, and for JSON,
     `max_json_mb` holds;
@@ -46,15 +55,14 @@ class RequestMiddleware:
     def __init__(
         self,
         app: ASGIApp,
-        limits: Callable[[], Limits],
+        core: HasSettings,
         raw: Collection[str] = (),
         only_json: Collection[str] = (),
         routes: Collection[str] = (),
-        gate: Callable[[], Gate] = Gate,
         moved: Mapping[str, str] | None = None,
     ) -> None:
-        self.app, self.limits, self.raw, self.only_json = app, limits, raw, only_json
-        self.gate, self.moved = gate, moved or {}
+        self.app, self.core, self.raw, self.only_json = app, core, raw, only_json
+        self.moved = moved or {}
         self.routes = {name: re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(name))) for name in routes}
         self.inflight = 0
         self.buckets = Buckets()
@@ -67,7 +75,7 @@ class RequestMiddleware:
             return await self.app(scope, receive, send)
         path = _ABSOLUTE.sub("", scope["path"]) or "/"
         scope["path"] = self.moved.get(path, path)
-        origins = self.gate().origins
+        origins = self.core.settings.origins
         if origins != self._shared[0]:
             shared = CORSMiddleware(
                 self._answer,
@@ -80,11 +88,12 @@ class RequestMiddleware:
         await self._shared[1](scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        identity = id_for(Headers(scope=scope).get("x-request-id", ""))
+        sent = Headers(scope=scope).get("x-request-id", "")
+        identity = sent if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
         token = request_id.set(identity)
         context = RequestContext(self, scope, receive, send, identity)
         metrics, began = Metrics.of_this_process(), time.monotonic()
-        metrics.begun()
+        metrics.in_progress.inc()
         end_span = Traces.of_this_process().begin(scope, identity)
         try:
             await self._through(context)
@@ -92,7 +101,9 @@ class RequestMiddleware:
             self.inflight -= context.body.taken
             seconds = time.monotonic() - began
             route = self._name(scope["path"])
-            metrics.answered(route, context.status, seconds)
+            metrics.in_progress.dec()
+            metrics.requests.labels(route, str(context.status)).inc()
+            metrics.seconds.labels(route).observe(seconds)
             fields = {
                 "method": scope["method"],
                 "route": route,
@@ -142,7 +153,7 @@ class RequestContext:
     ) -> None:
         self.middleware, self.scope, self._receive_raw, self._send = middleware, scope, receive, send
         self.identity, self.holder, self.status = identity, "", 0
-        self.limits = middleware.limits()
+        self.keys, self.limits = middleware.core.settings.keys, middleware.core.settings.limits
         self.headers = Headers(scope=scope)
         self.media_type = media_type_of(self.headers)
         raw = scope["path"] in middleware.raw and self.media_type != "application/json"
@@ -153,12 +164,11 @@ class RequestContext:
 
     def check_caller(self) -> None:
         """Authenticate and rate-limit."""
-        path, keys = self.scope["path"], self.middleware.gate().keys
-        if is_open(path):
+        if (not self.keys and self.limits.rate_per_s is None) or is_open(self.scope["path"]):
             return
         try:
-            if keys:
-                self.holder = holder_of(keys, self.headers.get("authorization", ""))
+            if self.keys:
+                self.holder = holder_of(self.keys, self.headers.get("authorization", ""))
             self.scope[HOLDER] = self.holder
         finally:  # wrong keys count too, for the address that they come from
             if self.limits.rate_per_s is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from starlette.routing import Mount, Route
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
 from canvas_fm.heads.review.order import ORDERS
-from serving.api.middleware.auth import Gate
 from serving.api.middleware.request_middleware import HOLDER, RequestMiddleware
 from serving.api.middleware.static_page import create_page
 from serving.api.review.crops import PLANE, crops_at, plane_at, view_zyx
@@ -23,7 +23,7 @@ from serving.protocol import npy
 from serving.protocol.errors import Refusal, refused
 from serving.protocol.json_process.child import parse
 from serving.protocol.review import MOST_ROWS, Answer, Back, MissedCell
-from serving.protocol.settings import Limits
+from serving.protocol.settings import NO_SETTINGS
 
 if TYPE_CHECKING:
     from canvas_fm.heads.review.session import ReviewSession
@@ -48,10 +48,9 @@ def create_review(session: ReviewSession, volume: Volume, keys: Mapping[str, str
     posted = [f"/v1/review/{name}" for name in ("answers", "back", "missed")]
     return RequestMiddleware(
         inner,
-        limits=Limits,
+        SimpleNamespace(settings=NO_SETTINGS.model_copy(update={"keys": dict(keys)})),
         only_json=posted,
         routes=[*paths, "/ui/"],
-        gate=lambda: Gate(keys),
         moved={"/": "/ui/review/review.html"},
     )
 

@@ -26,7 +26,7 @@ async def embed_json(core: Core, request: Request) -> Response:
     body = await read_model(core, request, CropsRequest)
     crops = await asyncio.to_thread(_array, core, body)
     vectors = await core.embed(crops, None, body.pool)
-    return await json_reply({"embeddings": vectors, "model": core.engine.encoder.sha256})
+    return await json_reply({"embeddings": vectors, "model": core.engine.sha256})
 
 
 def _array(core: Core, body: CropsRequest) -> np.ndarray:

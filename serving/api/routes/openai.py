@@ -46,7 +46,7 @@ async def embeddings(core: Core, request: Request) -> Response:
     tokens = len(vectors) * engine.encoder.config.architecture.tokens
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     content = {"object": "list", "data": data, "model": engine.name, "usage": usage}
-    return await json_reply(content, headers={"X-Model": engine.encoder.sha256})
+    return await json_reply(content, headers={"X-Model": engine.sha256})
 
 
 def _joined(body: OpenAIRequest, engine: Engine) -> np.ndarray:

@@ -43,7 +43,7 @@ def key_of(engine: Engine, pool: str | None, layer: int | None) -> Key:
 
 def check_reply(engine: Engine, key: Key, rows: int, limits: Limits) -> None:
     """Refuse (413) a response larger than the request limit: a vector for each patch is 64 times one."""
-    size, most = 4 * rows * math.prod(engine.one_shape(key.pool)), limits.max_body_mb
+    size, most = 4 * rows * math.prod(engine.one_shape(key.pool, key.layer)), limits.max_body_mb
     if size > most * 2**20:
         megabytes = f"{size / 2**20:,.2f} MB; {most:g} MB are the most"
         raise Refusal(413, f"the {key.pool} of {rows} crops are {megabytes}: send fewer")
@@ -53,14 +53,20 @@ def make_batcher(
     run: Callable[[Hashable, np.ndarray], np.ndarray], max_batch: int, limits: Limits, metrics: Metrics
 ) -> Batcher:
     """A batcher with the service's limits, metrics and traces."""
+
+    def count(crops: int, seconds: float) -> None:
+        metrics.crops.inc(crops)
+        metrics.batch_crops.observe(crops)
+        metrics.compute_seconds.inc(seconds)
+
     return Batcher(
         run,
         max_batch=max_batch,
         max_rows=limits.max_queue_crops,
         max_wait_s=limits.max_wait_s,
         wait_s=limits.wait_ms / 1000,
-        observe=metrics.batch,
-        held=metrics.queue,
+        observe=count,
+        held=metrics.queued_crops.set,
         trace=Traces.current,
         around=Traces.of_this_process().batch,
     )
@@ -88,7 +94,7 @@ class Vectors:
         """
         if self._cache is None:
             return await self._submit(key, crops, prepare, wait_for_room)
-        about = (engine.encoder.sha256, key.pool, key.layer, window)
+        about = (engine.sha256, key.pool, key.layer, window)
         names = await asyncio.to_thread(self._cache.names, about, crops)
         vectors = self._cache.find(names)
         missing = [row for row, vector in enumerate(vectors) if vector is None]

@@ -70,7 +70,7 @@ async def _embedded(
     core: Core, engine: Engine, hosted: HostedVolume, points: np.ndarray, key: Key
 ) -> np.ndarray:
     """Pipeline: read the next batch while the current one is computed."""
-    out = np.empty((len(points), *engine.one_shape(key.pool)), np.float32)
+    out = np.empty((len(points), *engine.one_shape(key.pool, key.layer)), np.float32)
     batches = hosted.batches(points, engine.max_batch)
     running: asyncio.Task[None] | None = None
 

@@ -36,7 +36,7 @@ def check_request(core: Core, body: JobRequest, owner: str, digest: str) -> tupl
         engine = core.engine_for(body.model)
         core.volume(engine, body.volume)
         key = key_of(engine, body.pool, body.layer)
-        job_spec.encoder, job_spec.pool, job_spec.layer = engine.encoder.sha256, key.pool, key.layer
+        job_spec.encoder, job_spec.pool, job_spec.layer = engine.sha256, key.pool, key.layer
     else:
         _refuse_keys(body, "model", "pool", "layer", "grid")
         hosted = find_refiner(core, body.refiner)

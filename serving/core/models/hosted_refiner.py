@@ -66,7 +66,7 @@ class HostedRefiner:
         extractor = extractor_of(refiner, **_models_of(name, refiner, served_models), **running(settings))
         engine = None
         if (encoder := extractor.encoder) is not None:
-            served = (each for each in engines if each.encoder.sha256 == encoder.sha256)
+            served = (each for each in engines if each.sha256 == encoder.sha256)
             engine = next(served, None) or beside(encoder, f"refiner {name}")
         return cls(name, refiner, extractor, engine, served_models)
 

@@ -33,7 +33,7 @@ class Engine:
         self, encoder: Encoder, volumes: dict[str, HostedVolume], settings: ServiceSettings, name: str = ""
     ) -> None:
         self.encoder, self.volumes, self.settings = encoder, volumes, settings
-        self.name = name or encoder.name
+        self.name, self.sha256 = name or encoder.name, encoder.sha256
         self.max_batch = max_batch(settings, encoder.device.type)
         self._model = threading.Lock()  # held where crops go through the model outside the batcher's thread
         self._runners: dict[tuple[str | None, int | None], Runner] = {}
@@ -118,9 +118,9 @@ class Engine:
             self._runners[pool, layer] = runner
         return self._runners[pool, layer]
 
-    def one_shape(self, pool: str) -> tuple[int, ...]:
+    def one_shape(self, pool: str, layer: int | None) -> tuple[int, ...]:
         """Output shape of one crop: (d,), of `tokens` (tokens, d), of `grid` (d, z, y, x)."""
-        return self.encoder.net.one_shape(pool)
+        return self._runner(pool, layer).one_shape
 
     def embed(
         self, pool: str, crops: Float32[np.ndarray, "n c z y x"], layer: int | None = None
@@ -144,7 +144,7 @@ class Engine:
         runner, int8 = self._runner(None, None), find_check(self.encoder)
         return ModelInfo(
             name=self.name,
-            sha256=self.encoder.sha256,
+            sha256=self.sha256,
             architecture=config.architecture.model_dump(mode="json"),
             crop_zyx=self.crop_zyx,
             voxel_um=config.voxel_um,

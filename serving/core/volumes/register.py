@@ -60,7 +60,7 @@ def _register(core: Core, settings: ServiceSettings, name: str, served: ServedVo
 
 def _changeable(core: Core) -> ServiceSettings:
     """The settings; Refusal (403) where what is served is fixed at the start."""
-    if core.settings is None or core.settings.workers > 1:
+    if core.settings.workers > 1:
         raise Refusal(403, "with several workers models and volumes are named at the start")
     return core.require_ready()
 

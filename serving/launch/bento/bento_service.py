@@ -19,7 +19,6 @@ import bentoml
 
 from serving.api.app import ROUTES, create_app
 from serving.api.middleware import connection_limits
-from serving.api.middleware.auth import Gate
 from serving.api.middleware.request_middleware import RequestMiddleware
 from serving.api.middleware.static_page import FOLDER, MOVED, create_page
 from serving.api.routes import embed_json, review
@@ -68,7 +67,7 @@ def make_service(core: Core, turn: Turn | None = None) -> bentoml.Service[Any]:
     )(CanvasService)
     service.add_asgi_middleware(
         RequestMiddleware,
-        limits=lambda: core.limits,
+        core=core,
         raw=("/v1/embed", "/v1/reconstruct", "/v1/refine", "/v1/search"),
         only_json=(
             _EMBED_JSON,
@@ -81,7 +80,6 @@ def make_service(core: Core, turn: Turn | None = None) -> bentoml.Service[Any]:
             *(f"/v1{each.path}" for each in review.ROUTES if each.method == "POST"),
         ),
         routes=[*(f"/v1{each.path}" for each in ROUTES), _EMBED_JSON, FOLDER, "/livez", "/readyz"],
-        gate=lambda: Gate.of(core.settings),
         # BentoML's own document leaves out what is mounted, and without its metrics it has no such route.
         moved={
             embed_json.ROUTE.path: _EMBED_JSON,

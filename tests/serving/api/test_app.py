@@ -150,10 +150,10 @@ def test_a_bug_that_one_request_sets_off_stays_with_it(start, encoder: Encoder, 
         engine = gate.load(settings)
         held = engine.embed
 
-        def sometimes(pool, given):
+        def sometimes(pool, given, layer):
             if (given == np.float32(0.125)).any():
                 raise RuntimeError("/home/secret/path")
-            return held(pool, given)
+            return held(pool, given, layer)
 
         engine.embed = sometimes
         return engine
@@ -175,7 +175,7 @@ def test_a_bug_that_one_request_sets_off_stays_with_it(start, encoder: Encoder, 
 
 def test_a_bug_is_an_answer_at_once_on_every_route(start, crops) -> None:
     def broken(engine, embed):
-        def fail(pool, given):
+        def fail(pool, given, layer):
             raise RuntimeError("/home/secret/path")
 
         return fail

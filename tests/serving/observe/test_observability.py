@@ -52,7 +52,7 @@ import os
 from serving.observe.metrics import Metrics
 metrics = Metrics.of_this_process()
 if os.environ["END"] == "killed":
-    metrics.begun(); metrics.queue(7); metrics.batch(5, 0.1)
+    metrics.in_progress.inc(); metrics.queued_crops.set(7); metrics.crops.inc(5)
     os.kill(os.getpid(), 9)
 print(metrics.text().decode())
 """

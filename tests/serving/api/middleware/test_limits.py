@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from serving.api.app import create_app
 from serving.api.middleware.request_middleware import RequestMiddleware
 from serving.core.core import Core
 from serving.protocol import npy
-from serving.protocol.settings import Limits, ServiceSettings
+from serving.protocol.settings import NO_SETTINGS, Limits, ServiceSettings
 from tests.serving.conftest import (
     CROP,
     JSON,
@@ -30,6 +31,8 @@ from tests.serving.conftest import (
     refused,
     same,
 )
+
+NOT_STARTED = SimpleNamespace(settings=NO_SETTINGS)
 
 # --- limits
 
@@ -67,7 +70,7 @@ def test_a_target_may_have_the_host() -> None:
     async def nothing(*_: object) -> dict:
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    middleware = RequestMiddleware(app, Limits)
+    middleware = RequestMiddleware(app, NOT_STARTED)
     for path in ("http://host:3000/v1/info", "HTTPS://host/v1/info", "http://host", "/v1/http://x"):
         scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b""}
         asyncio.run(middleware(scope, nothing, nothing))
@@ -91,7 +94,7 @@ def test_another_version_of_http_is_refused() -> None:
         "headers": [],
         "query_string": b"",
     }
-    asyncio.run(RequestMiddleware(receive, Limits)(scope, receive, send))  # the app is never called
+    asyncio.run(RequestMiddleware(receive, NOT_STARTED)(scope, receive, send))  # the app is never called
     assert statuses[0] == 400
 
 
@@ -172,7 +175,7 @@ def ask(
 
     async def whole() -> tuple[list[dict], Core]:
         core = Core(lambda: settings, load=gate.load)
-        guard = RequestMiddleware(create_app(core), lambda: core.limits, raw=("/embed",))
+        guard = RequestMiddleware(create_app(core), core, raw=("/embed",))
         await core.start()
         while not core.ready:
             await asyncio.sleep(0.01)

@@ -332,7 +332,7 @@ def test_a_refinement_ends_when_its_client_leaves(brains, model: Path, more, slo
 
     async def whole() -> None:
         core = Core(lambda: settings)
-        guard = RequestMiddleware(create_app(core), lambda: core.limits)
+        guard = RequestMiddleware(create_app(core), core)
         await core.start()
         while not core.ready:
             await asyncio.sleep(0.01)
