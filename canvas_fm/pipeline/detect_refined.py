@@ -27,11 +27,14 @@ from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detector_job
 from canvas_fm.inference.detect.detect_flags import DetectOptions
 from canvas_fm.inference.detect.detector_features import MapPooling
+from canvas_fm.inference.detect.heatmap import NetHeatMapper
 from canvas_fm.inference.detect.maxima.maxima_with_features import FeaturedJob
+from canvas_fm.inference.detect.maxima.relative_score import LEAST_HEAT
 from canvas_fm.inference.detect.out_of_distribution import mark_unlike, unfamiliar_volume_warnings
 from canvas_fm.inference.detect.tiles.merge_tiles import TileMaxima
 from canvas_fm.inference.detect.tiles.resumable_tiles import ResumableTiles
 from canvas_fm.inference.detect.tiles.tiled_detection import TiledDetection
+from canvas_fm.inference.detect.typical_amplitude import TypicalAmplitude, of_tiles
 from canvas_fm.models.load_model import Detector, Encoder
 from canvas_fm.prepare.workers.dask_workers import map_tiles
 from canvas_fm.progress import bar
@@ -81,14 +84,16 @@ def detect_refined(
     with ResumableTiles(Path(out), inputs, digest, len(job.tiles)) as work:
         if (finished := work.finished()) is not None:
             return finished
-        points, maxima, counts = _detected(job, pooling, work, **running)
+        points, maxima, counts, typical = _detected(job, pooling, work, extractor, **running)
         for sentence in unfamiliar_volume_warnings(job, points):
             _log.warning("%s", sentence)
         points = mark_unlike(job, points)
         provenance = refiner.provenance_.get(CANDIDATE_SCORE)
         score = None if provenance is None else recorded_score(points, provenance)
         maps = None if pooling is None else KeptFeatures.of(work.folder, counts, maxima)
-        classifier = CandidateClassifier(refiner, extractor, volume, background, points.zyx, score, maps)
+        classifier = CandidateClassifier(
+            refiner, extractor, volume, background, points.zyx, score, maps, typical
+        )
         p_cell = classifier.resumed(work, prefix=_REFINED, **running)
         more = {"inputs_sha256": digest}
         return work.finish(
@@ -160,19 +165,24 @@ def _pooling(extractor: Extractor, detector: Detector) -> MapPooling | None:
     """Map pooling for the refiner's features of detections; None if they are of another map or of none."""
     if extractor.detector is None or not extractor.detector.maps_as(detector):
         return None
-    return extractor.map_pooling
+    assert extractor.columns is not None
+    return extractor.columns.pooling
 
 
 def _detected(
     job: TiledDetection,
     pooling: MapPooling | None,
     work: ResumableTiles,
+    extractor: Extractor,
     *,
     workers: int,
     scheduler: str | None,
     show: bool | None,
-) -> tuple[Points, Int64[np.ndarray, " n"], list[int]]:
-    """Points, which of the tiles' maxima each is, and how many of these each tile has; tiles are stored."""
+) -> tuple[Points, Int64[np.ndarray, " n"], list[int], TypicalAmplitude | None]:
+    """Points, which of the tiles' maxima each is, and how many of these each tile has; tiles are stored.
+
+    And what the refiner compares brightness with, where these are the maxima that tell it.
+    """
     done: dict[int, TileMaxima] = {}
     for number, part in work.done().items():
         arrays = {name: values for name, values in part.arrays.items() if name != _FEATURES}
@@ -191,4 +201,20 @@ def _detected(
             advance(1)
     tiles = [done[number] for number in range(len(job.tiles))]
     points, maxima = job.merge_rows(tiles)
-    return points, maxima, [len(tile.score) for tile in tiles]
+    typical = of_tiles(job, tiles) if _tells_typical(job, extractor) else None
+    return points, maxima, [len(tile.score) for tile in tiles], typical
+
+
+def _tells_typical(job: TiledDetection, extractor: Extractor) -> bool:
+    """Whether the job's maxima are those of the refiner's detector in the whole volume."""
+    detector, heat = extractor.detector, job.heat
+    return (
+        extractor.brightness
+        and detector is not None
+        and isinstance(heat, NetHeatMapper)
+        and heat.detector.sha256 == detector.sha256
+        and job.region == job.extent
+        and not job.subvoxel
+        and job.inputs["min_distance_um"] == detector.config.min_distance_um
+        and job.least_heat <= LEAST_HEAT
+    )

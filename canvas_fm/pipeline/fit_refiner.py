@@ -66,6 +66,7 @@ def fit_refiner(
         opts.pool,
         opts.layer,
         detector_score=opts.detector_score,
+        brightness=opts.detector_brightness,
         shape=SHAPE_RULE if opts.shape else None,
         amplitude=opts.amplitude,
         **running,

@@ -16,10 +16,10 @@ from canvas_fm.data.volume.volume import Volume, Zyx
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.errors import BadInput
 from canvas_fm.heads.features.amplitude import SpotAmplitude
+from canvas_fm.heads.features.detector_columns import Blocks, DetectorColumns
 from canvas_fm.heads.features.feature_set import (
     AMPLITUDE,
     DETECTOR,
-    DETECTOR_LOGIT,
     MAE,
     SHAPE,
     FeatureSet,
@@ -28,7 +28,8 @@ from canvas_fm.heads.features.feature_set import (
 )
 from canvas_fm.heads.features.shape import feature_names, shape_crop, shape_of_points
 from canvas_fm.inference.detect.detect import TILE_ZYX
-from canvas_fm.inference.detect.detector_features import MapPooling, detector_features
+from canvas_fm.inference.detect.detector_features import MapPooling
+from canvas_fm.inference.detect.typical_amplitude import TypicalAmplitude
 from canvas_fm.inference.embed.embed import embed
 from canvas_fm.inference.embed.encoder_runner import INT8, Runner
 from canvas_fm.inference.embed.point_crops import PointCrops, volume_identity
@@ -47,9 +48,9 @@ class Extractor:
     `pool` (None: the encoder's own), `layer` (None: the last) and `backend` are the encoder's, and so is
     precision int8, beside which a detector works in fp32. The detector's map is
     pooled over the encoder's crop, else over `crop_zyx`, in `bins` parts an axis; with `detector_score` its
-    logit at each candidate is a block of one column. `shape` is the window in which intensity, contrast and
-    shape of the spot are measured, `amplitude` how its amplitude is: blocks that need no model (None: without
-    it).
+    logit at each candidate is a block of one column, with `brightness` in it as in its detections.
+    `shape` is the window in which intensity, contrast and shape of the spot are measured, `amplitude` how its
+    amplitude is: blocks that need no model (None: without it).
     """
 
     encoder: Encoder | None = None
@@ -59,6 +60,7 @@ class Extractor:
     crop_zyx: Zyx | None = None
     bins: int = 2
     detector_score: bool = False
+    brightness: bool = False
     shape: WindowRule | None = None
     amplitude: SpotAmplitude | None = None
     batch: int = 64
@@ -71,25 +73,21 @@ class Extractor:
     def __post_init__(self) -> None:
         if all(block is None for block in (self.encoder, self.detector, self.shape, self.amplitude)):
             raise BadInput("features need an encoder, a detector or both, shape or amplitude; none was given")
-        if self.detector_score and self.detector is None:
+        if (self.detector_score or self.brightness) and self.detector is None:
             raise BadInput("the detector score needs a detector; give one, or leave detector_score out")
         if self.pool in DENSE:
             raise BadInput(f"pool is {self.pool!r}, a vector for each patch; give one of {', '.join(POOLS)}")
         resolved = resolved_precision(self.precision, pick_device(self.device))
         object.__setattr__(self, "precision", resolved)  # what is recorded, and that of every worker
+        _ = self.columns  # which checks what is asked of the detector
 
     @property
     def provenance(self) -> dict[str, Provenance]:
         """Model and settings of each block."""
-        provenance = {}
-        if self.detector is not None:
-            settings: dict[str, Any] = {"crop_zyx": list(self._crop_zyx), "bins": self.bins}
-            provenance[DETECTOR] = Provenance(self.detector.name, self.detector.sha256, settings)
-            if self.detector_score:
-                provenance[DETECTOR_LOGIT] = Provenance(self.detector.name, self.detector.sha256)
+        provenance = {} if self.columns is None else self.columns.provenance
         if self.encoder is not None:
             config = self.encoder.config
-            settings = {
+            settings: dict[str, Any] = {
                 "pool": self.pool or config.pool,
                 "layer": config.architecture.depth if self.layer is None else self.layer,
             }
@@ -103,11 +101,7 @@ class Extractor:
     @property
     def layout(self) -> dict[str, slice]:
         """Columns of each block, without computing features."""
-        sizes = {}
-        if self.detector is not None:
-            sizes[DETECTOR] = self.detector.config.architecture.dim * self.bins**3
-            if self.detector_score:
-                sizes[DETECTOR_LOGIT] = 1
+        sizes = {} if self.columns is None else self.columns.sizes
         if self.encoder is not None:
             sizes[MAE] = self.encoder.dim
         if self.shape is not None:
@@ -126,22 +120,24 @@ class Extractor:
         background: Volume | None = None,
         reader: CropReader | None = None,
         detector_maps: Float32[np.ndarray, "n d"] | None = None,
+        typical: TypicalAmplitude | None = None,
         show: bool | None = None,
     ) -> FeatureSet:
         """Features (n, d) of points of one volume, in the order of the points; 4·n·d bytes of memory.
 
         `group` is the brain's name, by default the volume's. `detector_maps` are the columns of the
-        detector's blocks where they are known. Raises CanvasError for points outside the volume and
-        ModelMismatch for another voxel size, unless `resample` or `ignore_voxel_size` were asked for.
+        detector's blocks where they are known, `typical` what brightness is compared with. Raises
+        CanvasError for points outside the volume and ModelMismatch for another voxel size, unless `resample`
+        or `ignore_voxel_size` were asked for.
         """
         zyx = as_zyx(points_zyx)
         check_inside(zyx, volume.shape_zyx)
         blocks: dict[str, Float32[np.ndarray, "n k"]] = {}
-        if self.detector is not None:
+        if (columns := self.columns) is not None:
             blocks |= (
-                self.detector_blocks(volume, zyx, background=background, show=show)
+                self.detector_blocks(volume, zyx, background=background, typical=typical, show=show)
                 if detector_maps is None
-                else self._by_block(detector_maps)
+                else columns.blocks(detector_maps, zyx, typical)
             )
         if self.encoder is not None:
             behind = _seen_by(self.encoder, background)
@@ -160,32 +156,19 @@ class Extractor:
         assert self.shape is not None
         return shape_of_points(volume, points_zyx, rule=self.shape)
 
-    def detector_blocks(
-        self,
-        volume: Volume,
-        points_zyx: Float64[np.ndarray, "n 3"],
-        *,
-        background: Volume | None = None,
-        show: bool | None = None,
-    ) -> dict[str, Float32[np.ndarray, "n k"]]:
-        """The detector's blocks of `features` only."""
-        assert self.detector is not None
-        features = detector_features(
-            self.detector, volume, points_zyx, crop_zyx=self._crop_zyx, bins=self.bins,
-            heat=self.detector_score, precision="fp32" if self.precision == INT8 else self.precision,
-            background=_seen_by(self.detector, background), show=show, **self._running,
-        )  # fmt: skip
-        return self._by_block(features)
-
-    def _by_block(self, detector_maps: Float32[np.ndarray, "n d"]) -> dict[str, Float32[np.ndarray, "n k"]]:
-        if not self.detector_score:
-            return {DETECTOR: detector_maps}
-        return {DETECTOR: detector_maps[:, :-1], DETECTOR_LOGIT: detector_maps[:, -1:]}
+    def detector_blocks(self, volume: Volume, points_zyx: Float64[np.ndarray, "n 3"], **how: Any) -> Blocks:
+        """The detector's blocks of `features` only; options of `DetectorColumns.at`."""
+        assert self.columns is not None
+        return self.columns.at(volume, points_zyx, **how)
 
     @property
-    def map_pooling(self) -> MapPooling:
-        """Pooling of the detector's map into its blocks."""
-        return MapPooling(self._crop_zyx, self.bins, self.detector_score)
+    def columns(self) -> DetectorColumns | None:
+        """How the detector's blocks are made."""
+        if self.detector is None:
+            return None
+        pooling = MapPooling(self._crop_zyx, self.bins, self.detector_score, self.brightness)
+        precision = "fp32" if self.precision == INT8 else self.precision
+        return DetectorColumns(self.detector, pooling, {"precision": precision, **self._running})
 
     def together(self, blocks: Mapping[str, Float32[np.ndarray, "n k"]], group: str) -> FeatureSet:
         """Combine blocks computed elsewhere by these models into features of one brain."""
@@ -278,7 +261,11 @@ class Extractor:
         if self.detector is not None:
             parts.append(replace(self, encoder=None, crop_zyx=self._crop_zyx, shape=None, amplitude=None))
         if self.encoder is not None:
-            parts.append(replace(self, detector=None, detector_score=False, shape=None, amplitude=None))
+            parts.append(
+                replace(
+                    self, detector=None, detector_score=False, brightness=False, shape=None, amplitude=None
+                )
+            )
         if self.shape is not None:
             parts.append(Extractor(shape=self.shape))
         if self.amplitude is not None:
@@ -287,7 +274,7 @@ class Extractor:
 
     def of_block(self, name: str) -> Extractor:
         """The extractor of one block's model; the pooled map is the same with or without the score."""
-        return replace(self, detector_score=False) if name == DETECTOR else self
+        return replace(self, detector_score=False, brightness=False) if name == DETECTOR else self
 
     @property
     def _crop_zyx(self) -> Zyx:

@@ -65,6 +65,12 @@ class FitOptions(Options):
         description="with --detector: use its score at each candidate as a further feature of any variant; "
         "what tells most where the detector is a good one, and candidates need z, y, x alone",
     )
+    detector_brightness: bool = Field(
+        False,
+        description="with --detector-score: compare each spot's brightness with that of the detector's "
+        "detections around it, as in its own detections' scores; for detectors whose scores do that "
+        "(detector-all, detector-phantoms, detector-cfos)",
+    )
     augment_contrast: tuple[Size, ...] = Field(
         (),
         description="learn from the volumes as if stained so many times as strongly too, such as 0.6 1.6, so "
@@ -86,7 +92,7 @@ class FitOptions(Options):
         None,
         description="the model on the features; blend: boosted trees on shape and a logistic model on the "
         "other blocks, weighed by held-out volumes; sum: the first of two scores and a share of the second, "
-        "by F1 on held-out volumes. Default: blend with --shape, else logistic",
+        "or one score, by F1 on held-out volumes. Default: blend with --shape, else logistic",
     )
     ignore_candidate_score: bool = Field(
         False,
@@ -121,6 +127,8 @@ class FitOptions(Options):
                 f"{flag} goes with the encoder as it is: beside a score that tells most, --unfreeze has "
                 "little to learn from; give one of the two"
             )
+        if self.detector_brightness and not self.detector_score:
+            raise ValueError("--detector-brightness is part of --detector-score: give that flag too")
         if self.unfreeze and self.amplitude_um is not None:
             raise ValueError("--amplitude-um goes with the encoder as it is; leave --unfreeze out")
         if self.unfreeze and (self.shape or self.head in ("trees", "blend", "sum")):

@@ -13,8 +13,11 @@ from canvas_fm.data.crops.reader import crop_starts
 from canvas_fm.data.points.points import as_zyx
 from canvas_fm.data.volume.volume import Volume, Zyx, ZyxUm
 from canvas_fm.data.zyx import match_voxel_um
+from canvas_fm.errors import BadInput
 from canvas_fm.inference.detect.detect import TILE_ZYX, channels_of
 from canvas_fm.inference.detect.heatmap import smooth, smooth_reach
+from canvas_fm.inference.detect.maxima.blob_amplitude import Amplitude
+from canvas_fm.inference.detect.maxima.relative_score import log_of
 from canvas_fm.inference.detect.tiles.tiled_detection import read_windowed
 from canvas_fm.inference.detect.tiles.tiles import Box, Readable, Resampled, cut, pad_to, whole
 from canvas_fm.inference.input_checks import check_points
@@ -40,6 +43,7 @@ def detector_features(
     crop_zyx: Zyx = (16, 32, 32),
     bins: int = 2,
     heat: bool = False,
+    amplitude: bool = False,
     background: Volume | None = None,
     tile_zyx: Zyx = TILE_ZYX,
     device: str | torch.device = "auto",
@@ -53,7 +57,8 @@ def detector_features(
     A crop is the encoder's (`crop_zyx` voxels); with 48 channels and 2 bins an axis 384 numbers. A part
     counts only what lies inside the volume. Tile by tile, in bounded memory, each tile's map made once.
     With `heat` one more column comes last: the logit of the detector's own heat, smoothed as when it detects,
-    at the hottest voxel within half of its `min_distance_um` along each axis.
+    at the hottest voxel within half of its `min_distance_um` along each axis. With `amplitude` another
+    behind it: the logarithm of the blob's amplitude that enters the detector's scores.
     """
     to_um = match_voxel_um(
         volume, detector.config.voxel_um, resample=resample, ignore_voxel_size=ignore_voxel_size
@@ -70,7 +75,7 @@ def detector_features(
     place = np.clip(np.floor(points + 0.5).astype(np.int64), 0, np.asarray(extent.stop) - 1)
     detector.to(pick_device(device))
     dtype = pick_precision(precision, detector.device)
-    pooling = MapPooling(crop_zyx, bins, heat)
+    pooling = MapPooling(crop_zyx, bins, heat, amplitude)
     out = np.zeros((len(points), pooling.columns(detector)), np.float32)
     margin = pooling.margin_zyx(detector, sources[0].voxel_um)
     with bar("features", len(points), unit="points", show=show) as advance:
@@ -83,27 +88,35 @@ def detector_features(
             read = box.grown(architecture.halo_zyx, extent, architecture.patch_zyx)
             voxels = read_windowed(sources, volumes, windows, read)
             features = _map(detector, voxels, read, box, dtype)
-            out[rows] = pooling.pooled(detector, features, box, points[rows], sources[0].voxel_um)
+            out[rows] = pooling.pooled(
+                detector, features, box, points[rows], sources[0].voxel_um, voxels[0], read
+            )
             advance(len(rows))
     return out
 
 
 @dataclass(frozen=True)
 class MapPooling:
-    """Pooling of a detector's map around a point to a vector: crop, parts an axis, with its logit or not."""
+    """Pooling of a detector's map around a point to a vector: crop and parts an axis.
+
+    With `heat` the detector's logit is behind it, with `amplitude` the log amplitude of the blob behind that.
+    """
 
     crop_zyx: Zyx
     bins: int = 2
     heat: bool = False
+    amplitude: bool = False
 
     def columns(self, detector: Detector) -> int:
-        return detector.config.architecture.dim * self.bins**3 + self.heat
+        return detector.config.architecture.dim * self.bins**3 + self.heat + self.amplitude
 
     def margin_zyx(self, detector: Detector, voxel_um: ZyxUm) -> list[int]:
         """Margin of the map around a point that its pooling reads, in voxels."""
         margin = np.asarray(self.crop_zyx) // 2 + 1
         if self.heat:
             margin = np.maximum(margin, _heat_reach(detector, voxel_um))
+        if self.amplitude:
+            margin = np.maximum(margin, _amplitude_of(detector, voxel_um).reach_zyx)
         return margin.tolist()
 
     def pooled(
@@ -113,14 +126,22 @@ class MapPooling:
         box: Box,
         points: Float[np.ndarray, "n 3"],
         voxel_um: ZyxUm,
+        voxels: Float32[np.ndarray, "z y x"],
+        read: Box,
     ) -> Float32[np.ndarray, "n d"]:
-        """Vectors of points whose margin lies in `box`, of its feature map; positions in its voxels."""
+        """Vectors of points whose margin lies in `box`, of its feature map; positions in its voxels.
+
+        `voxels` are the windowed ones of `read`, which holds `box`.
+        """
         out = np.zeros((len(points), self.columns(detector)), np.float32)
         start = np.asarray(box.start)
+        place = np.clip(np.floor(points + 0.5).astype(np.int64), start, np.asarray(box.stop) - 1)
         if self.heat:
             hottest = _max_nearby(detector, features, box, voxel_um)
-            place = np.clip(np.floor(points + 0.5).astype(np.int64), start, np.asarray(box.stop) - 1)
-            out[:, -1] = _logit(hottest[tuple((place - start).T)])
+            out[:, -1 - self.amplitude] = _logit(hottest[tuple((place - start).T)])
+        if self.amplitude:
+            near = _amplitude_of(detector, voxel_um).near(voxels, place - np.asarray(read.start))
+            out[:, -1] = log_of(near)
         starts = crop_starts(points, self.crop_zyx)
         for first in range(0, len(points), _AT_ONCE):
             batch = slice(first, first + _AT_ONCE)
@@ -163,6 +184,13 @@ def part_of_map(
         for a, b, o, p in zip(box.start, box.stop, read.start, patch_zyx, strict=True)
     )
     return features[:, z, y, x]
+
+
+def _amplitude_of(detector: Detector, voxel_um: ZyxUm) -> Amplitude:
+    """The amplitude in a detector's scores; BadInput for one whose scores have none."""
+    if detector.config.amplitude is None:
+        raise BadInput(f"the scores of the detector {detector.name} take in no brightness; leave it out")
+    return Amplitude(detector.config.amplitude, voxel_um)
 
 
 def _near(detector: Detector, voxel_um: ZyxUm) -> Zyx:

@@ -17,8 +17,14 @@ from canvas_fm.errors import BadInput, CanvasError, ModelMismatch
 from canvas_fm.files.shipped import shipped
 from canvas_fm.heads.features.amplitude import SpotAmplitude
 from canvas_fm.heads.features.candidate_score import recorded_score
-from canvas_fm.heads.features.extractor import DETECTOR, DETECTOR_LOGIT, MAE, Extractor
-from canvas_fm.heads.features.feature_set import AMPLITUDE, CANDIDATE_SCORE, SHAPE, Provenance
+from canvas_fm.heads.features.extractor import DETECTOR, MAE, Extractor
+from canvas_fm.heads.features.feature_set import (
+    AMPLITUDE,
+    CANDIDATE_SCORE,
+    DETECTOR_LOGIT,
+    SHAPE,
+    Provenance,
+)
 from canvas_fm.heads.labels.candidates import check_volume_name
 from canvas_fm.heads.refine.apply.candidate_classifier import CandidateClassifier
 from canvas_fm.heads.refine.counts.refined_count import count_refined, without_count

@@ -16,6 +16,7 @@ from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.features.feature_set import CANDIDATE_SCORE, FeatureSet, Moments
 from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.tiles.resumable_tiles import ResumableTiles
+from canvas_fm.inference.detect.typical_amplitude import TypicalAmplitude
 from canvas_fm.prepare.workers.dask_workers import map_tiles
 from canvas_fm.progress import bar
 
@@ -48,7 +49,8 @@ class ScoredBlock(NamedTuple):
 class CandidateClassifier:
     """A refiner on the candidates of one volume; picklable, with a block of candidates as its tile.
 
-    `maps` are the detector's features where they are known already; without it they are computed.
+    `maps` are the detector's features where they are known already, `typical` what brightness is compared
+    with; without them they are computed.
     """
 
     refiner: Refiner
@@ -58,6 +60,7 @@ class CandidateClassifier:
     zyx: Float64[np.ndarray, "n 3"]
     score: Float32[np.ndarray, "n 1"] | None
     maps: DetectorMaps | None = None
+    typical: TypicalAmplitude | None = None
     blocks: list[Any] = field(init=False)
     _moments: Moments | None = field(init=False, default=None)
     _reader: CropReader | None = field(init=False, default=None)
@@ -83,6 +86,8 @@ class CandidateClassifier:
     ) -> Iterator[tuple[int, ScoredBlock]]:
         """Blocks as they are done."""
         done = len(self.zyx) - sum(len(self.blocks[number]) for number in numbers)
+        if len(numbers) and self.typical is None:
+            self.typical = self._compared(workers=workers, scheduler=scheduler, show=show)
         if len(numbers) and self.refiner.correction != "none" and self._moments is None:
             self._moments = self._measure()
         with bar("refining", len(self.zyx), unit="candidates", done=done, show=show) as advance:
@@ -110,6 +115,8 @@ class CandidateClassifier:
                 p_cell[part.arrays["rows"]] = part.arrays["p_cell"]
                 self._add_bad_chunks(part.about["bad_chunks"])
         self._keep_moments(work)
+        if remaining:
+            self._keep_typical(work, prefix, workers=workers, scheduler=scheduler, show=show)
         for number, scored in self.all(remaining, workers=workers, scheduler=scheduler, show=show):
             p_cell[scored.rows] = scored.p_cell
             arrays = {"rows": scored.rows, "p_cell": p_cell[scored.rows]}
@@ -135,6 +142,22 @@ class CandidateClassifier:
         self._moments = self._measure()
         work.write("moments", {"mean": self._moments.mean, "covariance": self._moments.covariance})
 
+    def _keep_typical(self, work: ResumableTiles, prefix: str, **running: Any) -> None:
+        """Load what brightness is compared with from earlier work, or store it."""
+        if self.typical is not None or not self.extractor.brightness:
+            return
+        if (part := work.read(f"{prefix}typical")) is not None:
+            self.typical = TypicalAmplitude(**part.arrays)
+        elif (typical := self._compared(**running)) is not None:
+            self.typical = typical
+            work.write(f"{prefix}typical", typical.arrays())
+
+    def _compared(self, **running: Any) -> TypicalAmplitude | None:
+        columns = self.extractor.columns
+        if columns is None:
+            return None
+        return columns.typical(self.volume, self.zyx, background=self.background, **running)
+
     def _measure(self) -> Moments:
         rows = np.arange(len(self.zyx))
         if len(rows) > SAMPLE:
@@ -145,7 +168,7 @@ class CandidateClassifier:
         self._reader = self._reader or self.extractor.reader(self.volume)
         features = self.extractor.features(
             self.volume, self.zyx[rows], background=self.background, reader=self._reader, show=False,
-            detector_maps=None if self.maps is None else self.maps.features(rows),
+            detector_maps=None if self.maps is None else self.maps.features(rows), typical=self.typical,
         )  # fmt: skip
         if self.score is None:
             return features

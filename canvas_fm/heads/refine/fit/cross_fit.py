@@ -144,8 +144,10 @@ def held_out_parts_of_head(
     linear = [number for number, part in enumerate(parts) if part.kind == "logistic"]
     summed = settings.model == "sum"
     grid: tuple[float | None, ...] = (settings.C,)
-    if settings.C is None and (linear or summed):
-        grid = SHARES if summed else GRID
+    if settings.C is None and summed:
+        grid = SHARES if settings.columns.width > 1 else (None,)
+    elif settings.C is None and linear:
+        grid = GRID
     seen = [rows.x, *rows.contrast_augmented]
     logits = np.empty((len(parts), len(grid), len(seen), len(rows.x)))
     for train, test in folds:

@@ -75,10 +75,10 @@ def parts_of(settings: HeadOptions) -> list[Part]:
     blocks = tuple(settings.columns.sizes)
     if settings.model not in MODELS:
         raise BadInput(f"model is {settings.model!r}; give one of {', '.join(MODELS)}")
-    if settings.model == "sum" and settings.columns.width != 2:
+    if settings.model == "sum" and settings.columns.width not in (1, 2):
         raise BadInput(
-            f"a sum is of two scores, here are {settings.columns.width} columns; give --variant scores and "
-            "two of --detector-score, --amplitude-um and --candidate-score"
+            f"a sum is of two scores or of one, here are {settings.columns.width} columns; give --variant "
+            "scores and one or two of --detector-score, --amplitude-um and --candidate-score"
         )
     if settings.model != "blend":
         return [Part(settings.model, blocks)]
@@ -107,7 +107,7 @@ def fit_part(
     """One model of the head, on rows of all used columns."""
     columns = x[:, settings.columns.places(*part.blocks)]
     if part.kind == "sum":
-        return _sum(1.0 if C is None else C)
+        return _sum(1.0 if C is None else C, columns.shape[1])
     if part.kind == "trees":
         return grow_trees(columns, is_cell, balanced=False, seed=settings.random_state)
     affine = affine_of(settings, part, columns)
@@ -225,7 +225,10 @@ def held_out_by_part(
         place = settings.columns.places(*part.blocks)
         if part.kind == "sum":
             yield np.stack(
-                [np.stack([_run(_sum(C or 0.0), features[:, place]) for features in held_out]) for C in grid]
+                [
+                    np.stack([_run(_sum(C or 0.0, len(place)), features[:, place]) for features in held_out])
+                    for C in grid
+                ]
             )
             continue
         if part.kind == "trees":
@@ -239,9 +242,10 @@ def held_out_by_part(
         yield np.stack([np.stack([each(features) for features in seen]) for each in layers])
 
 
-def _sum(share: float) -> HeadNet:
+def _sum(share: float, columns: int) -> HeadNet:
     """The first score and a share of the second: nothing is fitted, so no brain's level bends the weights."""
-    return _folded(Layers((np.array([[1.0, share]]),), (np.zeros(1),)), Affine(np.zeros(2), np.ones(2)))
+    weights = np.array([[1.0, share]])[:, :columns]
+    return _folded(Layers((weights,), (np.zeros(1),)), Affine(np.zeros(columns), np.ones(columns)))
 
 
 def _run(net: torch.nn.Module, x: Float32[np.ndarray, "n w"]) -> Float64[np.ndarray, " n"]:

@@ -48,6 +48,7 @@ class FeaturedJob:
             return FeaturedMaxima(job.nothing(core), self._features(0))
         features, heat = _features_and_heat(job.heat, voxels)
         maxima = job.maxima(core, read, voxels, heat)
+        signal = voxels[0] if self.pooling.amplitude else np.empty((0, 0, 0), np.float32)
         del voxels, heat  # as large as the map of the features together with what pooling takes
         if not len(maxima.score):
             return FeaturedMaxima(maxima, self._features(0))
@@ -57,7 +58,7 @@ class FeaturedJob:
         if isinstance(source, Resampled):
             position = source.to_volume(position) / source.ratio
         with torch.inference_mode():
-            pooled = self.pooling.pooled(detector, near, box, position, job.voxel_um)
+            pooled = self.pooling.pooled(detector, near, box, position, job.voxel_um, signal, read)
         return FeaturedMaxima(maxima, pooled)
 
     def _features(self, rows: int) -> Float32[np.ndarray, "n d"]:

@@ -54,11 +54,11 @@ def relative_scores(
     if not len(score):
         return score
     logit = _logit(score.astype(np.float64))
-    block = np.floor(position_zyx * np.asarray(voxel_um) / config.block_um + 1e-9).astype(np.int64)
+    block = _blocks(position_zyx, voxel_um, config)
     least = np.float64(config.least)
     joint = logit - config.weight * np.maximum(_ranked_around(logit, block, config.rank), _logit(least))
     if amplitude is not None:
-        log_amplitude = np.log(np.maximum(amplitude.astype(np.float64), LEAST_AMPLITUDE))
+        log_amplitude = log_of(amplitude)
         if typical:
             sureness = np.square(score.astype(np.float64))
             reference = _typical_around(
@@ -68,6 +68,39 @@ def relative_scores(
             reference = _ranked_around(log_amplitude, block, config.rank)
         joint += amplitude_weight * (log_amplitude - reference)
     return (1 / (1 + np.exp(-joint))).astype(np.float32)
+
+
+def typical_amplitudes(
+    position_zyx: Float64[np.ndarray, "n 3"],
+    score: Float32[np.ndarray, " n"],
+    amplitude: Float32[np.ndarray, " n"],
+    voxel_um: ZyxUm,
+    config: RelativeConfig,
+    amplitude_weight: float,
+    classes_apart: tuple[float, float] | None,
+) -> dict[Zyx, float]:
+    """By block, what the log amplitude of a place in it is compared with by `relative_scores`, if `typical`.
+
+    Of all blocks that hold one of these detections, or lie beside one that does.
+    """
+    log_amplitude, logit = log_of(amplitude), _logit(score.astype(np.float64))
+    rows_of = _rows_by_block(log_amplitude, _blocks(position_zyx, voxel_um, config))
+    sureness = np.square(score.astype(np.float64))
+    typical, _ = _typical(log_amplitude, sureness, logit, amplitude_weight, classes_apart)
+    around = sorted({other for key in rows_of for other in _with_neighbours(key)})
+    return {key: typical(_near(rows_of, key)) for key in around}
+
+
+def _blocks(
+    position_zyx: Float64[np.ndarray, "n 3"], voxel_um: ZyxUm, config: RelativeConfig
+) -> Int64[np.ndarray, "n 3"]:
+    """The block of each place."""
+    return np.floor(position_zyx * np.asarray(voxel_um) / config.block_um + 1e-9).astype(np.int64)
+
+
+def log_of(amplitude: Float32[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    """Logarithm of amplitudes, in the unit in which the least is `LEAST_AMPLITUDE`."""
+    return np.asarray(np.log(np.maximum(amplitude.astype(np.float64), LEAST_AMPLITUDE)))
 
 
 def reference_box(
@@ -106,8 +139,29 @@ def _typical_around(
     value_weight: float,
     classes_apart: tuple[float, float] | None,
 ) -> Float64[np.ndarray, " n"]:
-    """The weighted median of the values in each one's block and the 26 around it, or of the bright ones."""
-    gaps: list[float] = []  # how far the classes lie apart, of each block where that counts
+    typical, gaps = _typical(value, weight, logit, value_weight, classes_apart)
+    reference = _around(value, block, typical)
+    if gaps:
+        _log.info(
+            "detections are of two kinds, one some %.0f times brighter: the dim kind scores low, as "
+            "processes and debris do; if these are cells too, take a lower threshold",
+            np.exp(np.median(gaps)),
+        )
+    return reference
+
+
+def _typical(
+    value: Float64[np.ndarray, " n"],
+    weight: Float64[np.ndarray, " n"],
+    logit: Float64[np.ndarray, " n"],
+    value_weight: float,
+    classes_apart: tuple[float, float] | None,
+) -> tuple[Callable[[list[Int64[np.ndarray, " k"]]], float], list[float]]:
+    """The weighted median of the values in a block and the 26 around it, or of the bright ones.
+
+    And a list of how far the classes lie apart, of each block where that counts, which grows by its calls.
+    """
+    gaps: list[float] = []
 
     def typical(near: list[Int64[np.ndarray, " k"]]) -> float:
         rows = np.concatenate(near)
@@ -128,14 +182,7 @@ def _typical_around(
             gaps.append(apart)
         return of_all + part * max(_median(value[bright], weight[bright]) - of_all, 0.0)
 
-    reference = _around(value, block, typical)
-    if gaps:
-        _log.info(
-            "detections are of two kinds, one some %.0f times brighter: the dim kind scores low, as "
-            "processes and debris do; if these are cells too, take a lower threshold",
-            np.exp(np.median(gaps)),
-        )
-    return reference
+    return typical, gaps
 
 
 def two_classes(value: Float64[np.ndarray, " n"], weight: Float64[np.ndarray, " n"]) -> tuple[int, float]:
@@ -180,24 +227,34 @@ def _around(
     reference_of: Callable[[list[Int64[np.ndarray, " k"]]], float],
 ) -> Float64[np.ndarray, " n"]:
     """For each one `reference_of` the rows in its block and the 26 around it, largest values first."""
-    order = np.lexsort((-value, *block.T[::-1]))
-    blocks, first, of = np.unique(block[order], axis=0, return_index=True, return_inverse=True)
-    ends = np.append(first[1:], len(order))
-    rows_of = {
-        tuple(key): order[start:end] for key, start, end in zip(blocks.tolist(), first, ends, strict=True)
-    }
-    reference = np.empty(len(blocks))
-    for row, (z, y, x) in enumerate(blocks.tolist()):
-        reference[row] = reference_of(
-            [
-                rows_of[key]
-                for dz, dy, dx in product((-1, 0, 1), repeat=3)
-                if (key := (z + dz, y + dy, x + dx)) in rows_of
-            ]
-        )
+    rows_of = _rows_by_block(value, block)
     at = np.empty(len(value))
-    at[order] = reference[of.reshape(-1)]
+    for key, rows in rows_of.items():
+        at[rows] = reference_of(_near(rows_of, key))
     return at
+
+
+def _rows_by_block(
+    value: Float64[np.ndarray, " n"], block: Int64[np.ndarray, "n 3"]
+) -> dict[Zyx, Int64[np.ndarray, " _"]]:
+    """The rows of each block that has any, largest values first."""
+    order = np.lexsort((-value, *block.T[::-1]))
+    blocks, first = np.unique(block[order], axis=0, return_index=True)
+    ends = np.append(first[1:], len(order))
+    return {
+        (z, y, x): order[start:end]
+        for (z, y, x), start, end in zip(blocks.tolist(), first, ends, strict=True)
+    }
+
+
+def _near(rows_of: dict[Zyx, Int64[np.ndarray, " _"]], key: Zyx) -> list[Int64[np.ndarray, " _"]]:
+    """The rows of a block and of each of the 26 around it that has any."""
+    return [rows_of[other] for other in _with_neighbours(key) if other in rows_of]
+
+
+def _with_neighbours(key: Zyx) -> list[Zyx]:
+    z, y, x = key
+    return [(z + dz, y + dy, x + dx) for dz, dy, dx in product((-1, 0, 1), repeat=3)]
 
 
 def _logit(p: np.ndarray | np.float64) -> np.ndarray:

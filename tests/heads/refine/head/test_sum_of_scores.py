@@ -149,9 +149,9 @@ def test_amplitude_alone_needs_no_model(shape_volumes, tmp_path):
 def test_what_does_not_go_together_is_refused(shape_volumes, detector, tmp_path):
     volumes, tables, _ = map(list, zip(*shape_volumes[:2], strict=True))
     given = {"labels": "label", "show": False}
-    with pytest.raises(CanvasError, match="a sum is of two scores, here are 1 columns"):
+    with pytest.raises(CanvasError, match="a sum is of two scores or of one, here are 32 columns"):
         cf.fit_refiner(
-            volumes, tables, tmp_path / "a", amplitude_um=5.0, variant="scores", head="sum", **given
+            volumes, tables, tmp_path / "a", detector=detector, variant="detector", head="sum", **given
         )
     with pytest.raises(CanvasError, match="variant scores needs a block of one column"):
         cf.fit_refiner(volumes, tables, tmp_path / "b", detector=detector, variant="scores", **given)
