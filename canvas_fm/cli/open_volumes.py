@@ -24,6 +24,13 @@ def add_companion(parser: Parser, flag: str, help: str, *, several: bool = False
     )
 
 
+def open_volume(args: argparse.Namespace) -> Volume:
+    """The volume of a command that takes one."""
+    from canvas_fm.data.volume.volume import Volume
+
+    return Volume.open(args.volume, **args.volume_options.explicit)
+
+
 def open_volumes(args: argparse.Namespace) -> list[Volume]:
     """The volumes of a command that takes several."""
     from canvas_fm.data.volume.volume import Volume
@@ -58,3 +65,10 @@ def open_companions(
             )
         companions.append(companion)
     return companions
+
+
+def open_background(args: argparse.Namespace, volume: Volume) -> Volume | None:
+    """The volume of `--background` of a command that takes one volume."""
+    paths = None if args.background is None else [args.background]
+    companions = open_companions(args, "background", [volume], paths)
+    return companions[0] if companions else None

@@ -194,12 +194,18 @@ def add_verb(
     fill: Callable[[Parser], None] | None = None,
     check: Check | None = None,
     addresses: bool = False,
+    json: bool = True,
 ) -> None:
-    """Add a verb: `fill` adds its arguments, `check` validates its files before the work begins."""
+    """Add a verb: `fill` adds its arguments, `check` validates its files before the work begins.
+
+    `json` adds `--json`, of the result.
+    """
 
     def filled(parser: Parser) -> None:
         if fill is not None:
             fill(parser)
+        if json:
+            add_switch(parser, "--json", "print the result as JSON")
         add_logging(parser)
 
     parser = verbs.add_parser(
@@ -238,10 +244,6 @@ def add_list(parser: argparse._ActionsContainer, flag: str, metavar: str, help: 
 def add_zyx_um(parser: argparse._ActionsContainer, flag: str, help: str) -> None:
     """Add a flag of three sizes in micrometres, along z, y and x."""
     parser.add_argument(flag, nargs=3, type=positive_float, metavar=ZYX, help=help)
-
-
-def add_json(parser: Parser) -> None:
-    add_switch(parser, "--json", "print the result as JSON")
 
 
 def add_volume_flags(parser: Parser, *, omit: Sequence[str] = ()) -> None:

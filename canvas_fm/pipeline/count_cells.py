@@ -19,7 +19,6 @@ from canvas_fm.data.points.sidecar import read_sidecar
 from canvas_fm.data.points.tables import write_table
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import CanvasError
-from canvas_fm.files.atomic import write_atomic
 from canvas_fm.files.checksum import sha256
 from canvas_fm.heads.refine.apply.apply import refine
 from canvas_fm.heads.refine.counts.refined_count import RECALL_COMMAND, mark_counted, with_count
@@ -27,6 +26,7 @@ from canvas_fm.heads.refine.refiner import Refiner
 from canvas_fm.inference.detect.detect import detect
 from canvas_fm.inference.embed.point_crops import volume_identity
 from canvas_fm.models.load_model import Detector
+from canvas_fm.pipeline.count_figure import count_figure
 from canvas_fm.version import __version__
 
 _log = logging.getLogger(__name__)
@@ -260,48 +260,3 @@ def brain_counts(out: str | Path) -> dict[str, tuple[float, float, float]]:
     of = {key: text for key, text in read_sidecar(Path(out)).items() if key.startswith(_COUNT)}
     counts = {key.removeprefix(_COUNT): [float(part) for part in text.split()] for key, text in of.items()}
     return {name: (value, low, high) for name, (value, low, high) in counts.items()}
-
-
-def count_figure(table: dict[str, np.ndarray], path: str | Path) -> None:
-    """Bars of the brains' counts with intervals; with regions those of the 15 largest, one colour a brain."""
-    from matplotlib.figure import Figure
-
-    brains = list(dict.fromkeys(table["brain"].tolist()))
-    labels, rows = _bars(table)
-    if "id" not in table:  # a bar a brain, by its name
-        brains, labels, rows = ["cells"], brains, rows.T
-    figure = Figure(
-        figsize=(max(4.0, 1.5 + 0.5 * len(labels) * max(1, len(brains) ** 0.5)), 3.6), layout="constrained"
-    )
-    axes = figure.subplots()
-    for at, brain in enumerate(brains):
-        row = rows[:, at]
-        value = np.where(row >= 0, table["count"][row].astype(float), np.nan)
-        ends = [np.where(row >= 0, table[key][row], np.nan) for key in ("count_low", "count_high")]
-        error = np.nan_to_num(np.abs([value - ends[0], ends[1] - value]))
-        place = np.arange(len(labels)) + (at - (len(brains) - 1) / 2) * 0.8 / len(brains)
-        axes.bar(
-            place, value, 0.75 / len(brains), yerr=error if error.any() else None, label=brain, capsize=2
-        )
-    axes.set_xticks(range(len(labels)), labels, rotation=45 if len(labels) > 1 else 0, ha="right")
-    axes.set_ylabel("cells")
-    if len(brains) > 1:
-        axes.legend(frameon=False, fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    write_atomic(Path(path), lambda temporary: figure.savefig(temporary, format="png", dpi=150))
-
-
-def _bars(table: dict[str, np.ndarray]) -> tuple[list[str], np.ndarray]:
-    """Labels, and the table's row of each label and brain (-1: none)."""
-    brains = list(dict.fromkeys(table["brain"].tolist()))
-    if "id" not in table:
-        return ["cells"], np.array([[table["brain"].tolist().index(brain) for brain in brains]])
-    both = np.flatnonzero(table["hemisphere"] == "both")
-    total: dict[int, float] = {}
-    for row in both:
-        total[int(table["id"][row])] = total.get(int(table["id"][row]), 0) + float(table["own_count"][row])
-    largest = sorted(total, key=lambda region: -total[region])[:15]
-    at = {(int(table["id"][row]), str(table["brain"][row])): int(row) for row in both}
-    names = {int(table["id"][row]): str(table["acronym"][row]) for row in both}
-    rows = np.array([[at.get((region, brain), -1) for brain in brains] for region in largest])
-    return [names[region] for region in largest], rows

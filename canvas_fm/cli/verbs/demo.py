@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, positive_int
+from canvas_fm.cli.parser import Parser, Verbs, add_verb, positive_int
 from canvas_fm.errors import CanvasError
 
 if TYPE_CHECKING:
@@ -53,7 +53,6 @@ def _fill_demo(demo: Parser) -> None:
         "--steps", type=positive_int, help="training steps of each; default: those of the recipes"
     )
     demo.add_options("where", DeviceOptions)
-    add_json(demo)
 
 
 def run_demo(args: argparse.Namespace) -> dict:

@@ -21,6 +21,7 @@ def add_verbs(verbs: Verbs) -> None:
         "--index, POST /v1/reconstruct a crop. The page at /ui shows all of it, GET /v1/openapi.json "
         "describes it, /livez, /readyz and /metrics tell the rest.",
         fill=_fill_serve,
+        json=False,
         check=lambda args: read_limits(args.limit)[1],
         addresses=True,
     )
@@ -33,6 +34,7 @@ def add_verbs(verbs: Verbs) -> None:
         "whose version is the front of its sha256; `bentoml build` in a checkout packs the newest of that "
         "name. With --find print the folder of a stored one, checked, which every verb takes as its MODEL.",
         fill=_fill_store,
+        json=False,
     )
 
 

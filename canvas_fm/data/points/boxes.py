@@ -63,6 +63,15 @@ def as_boxes(boxes: Any, *, source: str = "boxes") -> Int64[np.ndarray, "k 6"]:
     return values.astype(np.int64)
 
 
+def check_boxes_inside(boxes: Int64[np.ndarray, "k 6"], shape_zyx: Sequence[int], path: Path) -> None:
+    """Raise CanvasError if labelled boxes leave the volume at `path`."""
+    if (boxes[:, :3] < 0).any() or (boxes[:, 3:] > np.asarray(shape_zyx)).any():
+        raise CanvasError(
+            f"{path}: its labelled boxes reach to {boxes.max(axis=0)[3:].tolist()}, beyond the volume, which "
+            f"is {tuple(shape_zyx)} (z, y, x)"
+        )
+
+
 def inside_boxes(
     points_zyx: Real[np.ndarray, "n 3"], boxes: Int64[np.ndarray, "k 6"]
 ) -> Bool[np.ndarray, " n"]:

@@ -18,11 +18,7 @@ from canvas_fm.data.volume.array.array_like import as_dask, as_xarray, read_padd
 from canvas_fm.data.volume.array.in_memory import InMemory
 from canvas_fm.data.volume.stored.channel import Channel, ZarrPlace
 from canvas_fm.data.volume.stored.open_source import open_source
-from canvas_fm.data.volume.stored.voxel_size_and_marker import (
-    checked_voxel_um,
-    crop_of,
-    marker_of,
-)
+from canvas_fm.data.volume.stored.voxel_size_and_marker import checked_voxel_um, crop_of, marker_of
 from canvas_fm.data.volume.tiff.plane_bytes import PlaneBytes
 from canvas_fm.data.volume.tiff.planes import Planes
 from canvas_fm.data.volume.volume_flags import VolumeOptions
@@ -38,8 +34,7 @@ _Source = Channel | Planes | InMemory  # boxes that lie inside the volume, in z,
 
 
 class Volume:
-    """One channel of one brain: positions are z, y, x in voxels of level 0, `voxel_um` is z, y, x in
-    micrometres.
+    """One channel of one brain: positions are z, y, x in voxels of level 0, `voxel_um` is z, y, x in µm.
 
     `chunk_zyx` is what decodes as one piece. `checksums` tells whether every file is compared with what was
     written. Safe to read from several threads; pickled, it is opened again by its path. Worker processes are
@@ -302,4 +297,4 @@ class Volume:
 
 def _opened(by: Callable[..., Volume], voxels: Any, options: dict[str, Any], contrast: float) -> Volume:
     volume = by(voxels, **options)
-    return volume if contrast == 1 else volume.at_contrast(contrast)
+    return volume if contrast == 1 else volume.at_contrast(contrast)  # which copies by way of this

@@ -12,6 +12,7 @@ from canvas_fm.data.crops.reader import CropReader
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.volume.window import WindowRule
 from canvas_fm.data.zyx import Zyx, ZyxUm
+from canvas_fm.models.folder.network_config import centre_offsets_um
 
 RADII_UM = (3.0, 6.0, 10.0, 16.0, 24.0)
 PERCENTILES = (5, 25, 50, 75, 95)
@@ -72,7 +73,7 @@ def shape_features(crops: Float32[np.ndarray, "n z y x"], voxel_um: ZyxUm) -> Fl
     same at any voxel size. Moments are those of what rises above the median of the outer shell, within
     10 µm.
     """
-    offsets = _offsets_um(crops.shape[1:], voxel_um)
+    offsets = centre_offsets_um(crops.shape[1:], voxel_um)
     distance = np.sqrt((offsets**2).sum(axis=1))
     flat = crops.reshape(len(crops), -1).astype(np.float64)
     inside = [distance <= max(radius, distance.min()) for radius in RADII_UM]
@@ -115,9 +116,3 @@ def _shape(
         axes[:, 1] / longest,
         axes[:, 2] / longest,
     ]
-
-
-def _offsets_um(crop_zyx: Zyx, voxel_um: ZyxUm) -> Float64[np.ndarray, "v 3"]:
-    """Offset of each voxel of a crop from its centre voxel, in µm."""
-    axes = [(np.arange(size) - size // 2) * um for size, um in zip(crop_zyx, voxel_um, strict=True)]
-    return np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)

@@ -17,7 +17,7 @@ from canvas_fm.data.volume.window import Window
 from canvas_fm.errors import CanvasError
 from canvas_fm.evaluation.detection.figure import score_figure
 from canvas_fm.evaluation.detection.score import Score, evaluate
-from canvas_fm.evaluation.domains.scores import FEWEST, THRESHOLDS, threshold_of_highest_f1
+from canvas_fm.evaluation.domains.scores import FEWEST, THRESHOLDS, f1_on, threshold_of_highest_f1
 from canvas_fm.inference.detect.detect import detector_job
 from canvas_fm.inference.detect.maxima.relative_score import reference_box
 from canvas_fm.inference.detect.out_of_distribution import statistics_ranges, volume_statistics
@@ -164,11 +164,7 @@ def f1_curve(recipe: DetectorRecipe, labelled: Labelled, candidates: Points) -> 
     if not len(candidates):
         return np.zeros(len(THRESHOLDS))
     curve = _score(recipe, labelled, candidates, None).curve
-    if curve is None or not len(curve.threshold):
-        return np.zeros(len(THRESHOLDS))
-    # Thresholds fall: the last one that is still at or above a grid value holds its counts.
-    last = np.searchsorted(-curve.threshold, -THRESHOLDS, side="right") - 1
-    return np.where(last >= 0, curve.f1[np.maximum(last, 0)], 0.0)
+    return np.zeros(len(THRESHOLDS)) if curve is None else f1_on(curve, THRESHOLDS)
 
 
 def _candidates(recipe: DetectorRecipe, detector: Detector, labelled: Labelled, gain: float) -> Points:

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from canvas_fm.data.dataset.unique_names import check_one_each
-from canvas_fm.data.points.boxes import as_boxes, read_boxes
+from canvas_fm.data.points.boxes import as_boxes, check_boxes_inside, read_boxes
 from canvas_fm.data.points.boxes import whole as whole_box
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
@@ -56,7 +54,7 @@ class TrainingLabels:
                     if isinstance(path_or_boxes, str | Path)
                     else as_boxes(path_or_boxes)
                 )
-                _check_boxes(boxes, volume)
+                check_boxes_inside(boxes, volume.shape_zyx, volume.path)
             mask = open_companion(volume, masks, index, "mask")
             self._of[id(volume)] = (
                 cells.zyx,
@@ -72,11 +70,3 @@ class TrainingLabels:
     def of(self, sources: Sequence[VolumeSource]) -> list[Labelled]:
         """The labels of each volume in turn."""
         return [Labelled(source, *self._of[id(source.volume)]) for source in sources]
-
-
-def _check_boxes(boxes: np.ndarray, volume: Volume) -> None:
-    if (boxes[:, :3] < 0).any() or (boxes[:, 3:] > np.asarray(volume.shape_zyx)).any():
-        raise CanvasError(
-            f"{volume.path}: its labelled boxes reach to {boxes.max(axis=0)[3:].tolist()}, beyond the "
-            f"volume, which is {volume.shape_zyx} (z, y, x)"
-        )

@@ -118,14 +118,18 @@ def override(settings: dict[str, Any], assignment: str) -> str:
         value = yaml.load(text, Loader)
     except yaml.YAMLError as problem:
         raise CanvasError(f"--set {assignment!r}: the value is not readable as YAML") from problem
-    *sections, last = key.split(".")
-    level = settings
-    for section in sections:
-        inner = level.get(section)
-        level[section] = inner = dict(inner) if isinstance(inner, Mapping) else {}
-        level = inner
-    level[last] = value
+    section, last = section_of(settings, key)
+    section[last] = value
     return key
+
+
+def section_of(settings: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """The mapping that holds `a.b`, and `b`; sections on the way are copied, or made."""
+    *sections, last = key.split(".")
+    for name in sections:
+        inner = settings.get(name)
+        settings[name] = settings = dict(inner) if isinstance(inner, Mapping) else {}
+    return settings, last
 
 
 def recipe_class(recipe: str | Path | AnyRecipe | Mapping[str, Any]) -> type[AnyRecipe]:

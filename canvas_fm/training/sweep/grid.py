@@ -15,7 +15,7 @@ from pydantic import AliasChoices, Field, ValidationError, model_validator
 from canvas_fm.errors import CanvasError
 from canvas_fm.files.shipped import find
 from canvas_fm.files.strict_yaml import StrictModel, explain, read_settings
-from canvas_fm.training.recipe.read_recipe import override, read_recipe, read_yaml
+from canvas_fm.training.recipe.read_recipe import override, read_recipe, read_yaml, section_of
 from canvas_fm.training.recipe.recipe import Recipe
 
 DATA_SET = "volumes"  # the parameter whose values are names of data sets
@@ -196,16 +196,11 @@ def _merged(base: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any
     """The settings with each `a.b` set to its value; a mapping is merged into what stands there."""
     settings = dict(base)
     for key, value in chosen.items():
-        *sections, last = key.split(".")
-        node = settings
-        for section in sections:
-            inner = node.get(section)
-            node[section] = inner = dict(inner) if isinstance(inner, Mapping) else {}
-            node = inner
-        before = node.get(last)
+        section, last = section_of(settings, key)
+        before = section.get(last)
         if isinstance(before, Mapping) and isinstance(value, Mapping):
             value = {**before, **value}
-        node[last] = value
+        section[last] = value
     return settings
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import repeat
 from typing import TYPE_CHECKING
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_list, add_verb
+from canvas_fm.cli.parser import Parser, Verbs, add_list, add_verb
 from canvas_fm.cli.verbs.analysis.regions import add_atlas_flags
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ def _fill(parser: Parser) -> None:
     parser.add_argument("--groups", metavar="GROUPS.csv", help="table that `groups` wrote")
     add_list(parser, "--figures", "FIG.png", "figures to show")
     add_atlas_flags(parser)
-    add_json(parser)
 
 
 def run_brain_report(args: argparse.Namespace) -> dict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb
+from canvas_fm.cli.parser import Parser, Verbs, add_verb
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -35,7 +35,6 @@ def _fill(parser: Parser) -> None:
     parser.add_argument("--channel", metavar="NAME", help="of the regions files, where there are several")
     parser.add_output("--volcano", metavar="FIG.png", help="volcano plot of the first comparison")
     parser.add_output("--heat-map", metavar="FIG.png", help="regions by brains")
-    add_json(parser)
 
 
 def run_groups(args: argparse.Namespace) -> dict:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb
+from canvas_fm.cli.parser import Parser, Verbs, add_verb
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -33,7 +33,6 @@ def _fill(parser: Parser) -> None:
         "--examples", metavar="CELLS.csv", help="cells of each cluster, and novel ones, to look at"
     )
     parser.add_output("--figure", metavar="FIG.png", help="novelty and cluster shares by region")
-    add_json(parser)
 
 
 def run_profiles(args: argparse.Namespace) -> dict:

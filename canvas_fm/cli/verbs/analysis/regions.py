@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_switch, add_verb, add_zyx_um
+from canvas_fm.cli.parser import Parser, Verbs, add_switch, add_verb, add_zyx_um
 from canvas_fm.errors import counted
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ def _fill(parser: Parser) -> None:
         "that do not state it",
     )
     parser.add_output("--cells-out", metavar="CELLS.csv", help="also write the cells with region and side")
-    add_json(parser)
 
 
 def add_atlas_flags(parser: Parser, voxel_um: str = "the points' voxel size in µm") -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags, positive_int
+from canvas_fm.cli.open_volumes import open_volume
+from canvas_fm.cli.parser import Parser, Verbs, add_verb, add_volume_flags, positive_int
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,7 +57,6 @@ def _fill_segment(parser: Parser) -> None:
     parser.add_options("options", SegmentOptions)
     parser.add_options("pretrained", PretrainedOptions, only=("model_type", "decoder", "torch_device"))
     add_volume_flags(parser)
-    add_json(parser)
 
 
 def _fill_evaluate(parser: Parser) -> None:
@@ -72,7 +72,6 @@ def _fill_evaluate(parser: Parser) -> None:
     )  # fmt: skip
     parser.add_output("--out", metavar="REPORT.json", help="also write the result, with the files' names")
     add_volume_flags(parser, omit=["marker"])
-    add_json(parser)
 
 
 def run_segment(args: argparse.Namespace) -> dict:
@@ -81,10 +80,9 @@ def run_segment(args: argparse.Namespace) -> dict:
     import numpy as np
 
     from canvas_fm.cli.output import report_bad_chunks
-    from canvas_fm.data.volume.volume import Volume
     from canvas_fm.files.atomic import new_folder
 
-    volume = Volume.open(args.volume, **args.volume_options.explicit)
+    volume = open_volume(args)
     with new_folder(Path(args.out)) as folder:  # the table too, or neither
         folder.rmdir()
         cells = _segmented(args, volume, folder)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from canvas_fm.cli.parser import (
     Parser,
     Verbs,
-    add_json,
     add_switch,
     add_verb,
     add_zyx_um,
@@ -62,7 +61,6 @@ def _fill_coexpress(parser: Parser) -> None:
     parser.add_argument("--regions", metavar="ATLAS", help="per region of this atlas; see `regions --help`")
     _add_draws(parser)
     add_atlas_flags(parser)
-    add_json(parser)
 
 
 def _fill_proximity(parser: Parser) -> None:
@@ -84,7 +82,6 @@ def _fill_proximity(parser: Parser) -> None:
         help="FROM is moved as a whole (shift) or cell by cell (shuffle); default shift",
     )  # fmt: skip
     _add_draws(parser)
-    add_json(parser)
 
 
 def _add_draws(parser: Parser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_list, add_switch, add_verb, add_workers
+from canvas_fm.cli.parser import Parser, Verbs, add_list, add_switch, add_verb, add_workers
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -42,7 +42,6 @@ def _fill(parser: Parser) -> None:
         "run nothing: say what would run and why, minutes and bytes, measured in a box of one brain",
     )
     add_workers(parser)
-    add_json(parser)
 
 
 def _faults(args: argparse.Namespace) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_list, add_switch, add_verb, add_volume_flags
+from canvas_fm.cli.parser import Parser, Verbs, add_list, add_switch, add_verb, add_volume_flags
 from canvas_fm.cli.verbs.analysis.regions import add_atlas_flags, placing_of
 
 
@@ -46,7 +46,6 @@ def _fill(parser: Parser) -> None:
     add_switch(parser, "--overwrite", "replace COUNTS.csv and FIG.png of other inputs or settings")
     parser.add_options("options", DetectOptions, only=_DETECTION)
     add_atlas_flags(parser, voxel_um="voxel size in µm, where the volumes do not state it")
-    add_json(parser)
     add_volume_flags(parser, omit=["voxel_um"])  # which is a flag of the atlas already
 
 

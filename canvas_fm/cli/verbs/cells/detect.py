@@ -6,8 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from canvas_fm.cli.open_volumes import add_companion, open_companions
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_switch, add_verb, add_volume_flags, add_workers
+from canvas_fm.cli.open_volumes import add_companion, open_background, open_volume
+from canvas_fm.cli.parser import Parser, Verbs, add_switch, add_verb, add_volume_flags, add_workers
 
 if TYPE_CHECKING:
     from canvas_fm.data.volume.volume import Volume
@@ -57,7 +57,6 @@ def _fill_detect(detect: Parser) -> None:
     add_switch(detect, "--dry-run", "only say how many tiles, minutes and bytes it would take")
     detect.add_options("options", DetectOptions)
     detect.add_options("log", LogOptions, only=["sigma_um"])
-    add_json(detect)
     add_volume_flags(detect)
 
 
@@ -90,12 +89,11 @@ def _detect_faults(args: argparse.Namespace) -> list[str]:
 
 def run_detect(args: argparse.Namespace) -> dict:
     from canvas_fm.cli.output import report_bad_chunks_by_path
-    from canvas_fm.data.volume.volume import Volume
     from canvas_fm.heads.refine.counts.refined_count import mark_counted
     from canvas_fm.inference.detect.out_of_distribution import unfamiliar_volume_warnings
     from canvas_fm.inference.detect.tiles.tiled_detection import bad_chunks_of, plan, run
 
-    volume = Volume.open(args.volume, **args.volume_options.explicit)
+    volume = open_volume(args)
     job = _log_job(args, volume) if args.method == "log" else _net_job(args, volume)
     if args.dry_run:
         return plan(job, workers=args.workers)
@@ -129,7 +127,7 @@ def _run_refined(args: argparse.Namespace, volume: Volume) -> dict:
         refiner,
         args.out,
         encoder=None if args.encoder is None else load(args.encoder, kind="encoder"),
-        background=_background(args, volume),
+        background=open_background(args, volume),
         cells_only=args.cells_only,
         workers=args.workers,
         scheduler=args.scheduler,
@@ -142,18 +140,12 @@ def _run_refined(args: argparse.Namespace, volume: Volume) -> dict:
     return result | skipped
 
 
-def _background(args: argparse.Namespace, volume: Volume) -> Volume | None:
-    paths = None if args.background is None else [args.background]
-    companions = open_companions(args, "background", [volume], paths)
-    return companions[0] if companions else None
-
-
 def _net_job(args: argparse.Namespace, volume: Volume) -> TiledDetection:
     from canvas_fm.inference.detect.detect import detector_job
     from canvas_fm.models.load_model import load
 
     model = load(args.model, kind="detector")
-    return detector_job(model, volume, background=_background(args, volume), **args.options.explicit)
+    return detector_job(model, volume, background=open_background(args, volume), **args.options.explicit)
 
 
 def _log_job(args: argparse.Namespace, volume: Volume) -> TiledDetection:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.open_volumes import add_companion, open_companions
+from canvas_fm.cli.open_volumes import add_companion, open_background, open_volume
 from canvas_fm.cli.parser import (
     ZYX,
     Parser,
     Verbs,
-    add_json,
     add_switch,
     add_verb,
     add_volume_flags,
@@ -61,7 +60,6 @@ def _fill_embed(embed: Parser) -> None:
     add_companion(embed, "--background", "second channel of an encoder that takes one")
     add_workers(embed)
     embed.add_options("options", EmbedOptions)
-    add_json(embed)
     add_volume_flags(embed)
 
 
@@ -69,7 +67,6 @@ def _fill_export(export: Parser) -> None:
     export.add_argument("embeddings", metavar="X.emb.zarr")
     export.add_argument("out", metavar="OUT", help="its ending chooses: .npz, .parquet or .h5ad (AnnData)")
     add_switch(export, "--overwrite", "replace OUT where it is there already")
-    add_json(export)
 
 
 def _fill_reconstruct(reconstruct: Parser) -> None:
@@ -94,33 +91,28 @@ def _fill_reconstruct(reconstruct: Parser) -> None:
     )
     reconstruct.add_argument("--seed", type=int, default=0, help="draws the mask, and the crop without --at")
     reconstruct.add_options("options", EncoderRun, only=["device", "resample", "ignore_voxel_size"])
-    add_json(reconstruct)
     add_volume_flags(reconstruct)
 
 
 def run_embed(args: argparse.Namespace) -> dict:
     from canvas_fm.cli.output import report_bad_chunks
     from canvas_fm.data.points.points import Points
-    from canvas_fm.data.volume.volume import Volume
     from canvas_fm.inference.embed.embed import embed_to_store
     from canvas_fm.inference.embed.grid_points import grid_points
     from canvas_fm.models.load_model import load
 
-    volume = Volume.open(args.volume, **args.volume_options.explicit)
+    volume = open_volume(args)
     points = None if args.points is None else Points.read(args.points)
     encoder = load(args.model, kind="encoder")
     if points is None:
         size = {"resample": args.options.resample, "ignore_voxel_size": args.options.ignore_voxel_size}
         points = grid_points(volume, encoder.config, tuple(args.grid), **size)
-    companions = open_companions(
-        args, "background", [volume], None if args.background is None else [args.background]
-    )
-    background = companions[0] if companions else None
+    background = open_background(args, volume)
     processes = {"workers": args.workers, "scheduler": args.scheduler}
     embeddings = embed_to_store(
         encoder, volume, points, args.out, background=background, **processes, **args.options.explicit
     )
-    skipped = report_bad_chunks([volume, *(companions or [])])
+    skipped = report_bad_chunks([volume] if background is None else [volume, background])
     rows, *row_shape = embeddings.whole_shape
     result = {
         "embeddings": args.out,
@@ -145,11 +137,10 @@ def run_export(args: argparse.Namespace) -> dict:
 
 def run_reconstruct(args: argparse.Namespace) -> dict:
     from canvas_fm.cli.output import report_bad_chunks
-    from canvas_fm.data.volume.volume import Volume
     from canvas_fm.models.load_model import load
     from canvas_fm.viewing.reconstruction import reconstruct
 
-    volume = Volume.open(args.volume, **args.volume_options.explicit)
+    volume = open_volume(args)
     scores = reconstruct(
         load(args.model, kind="encoder"),
         volume,

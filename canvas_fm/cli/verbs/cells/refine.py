@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from canvas_fm.cli.open_volumes import add_companion, open_companions, open_volumes
+from canvas_fm.cli.open_volumes import (
+    add_companion,
+    open_background,
+    open_companions,
+    open_volume,
+    open_volumes,
+)
 from canvas_fm.cli.parser import (
     Parser,
     Verbs,
     add_group,
-    add_json,
     add_switch,
     add_verb,
     add_volume_flags,
@@ -73,7 +78,6 @@ def _fill_fit(fit: Parser) -> None:
     )
     fit.add_options("fit", FitOptions)
     fit.add_options("options", BatchedRun)
-    add_json(fit)
     add_volume_flags(fit)
 
 
@@ -103,7 +107,6 @@ def _fill_apply(apply: Parser) -> None:
     )  # fmt: skip
     add_workers(apply)
     apply.add_options("options", BatchedRun)
-    add_json(apply)
     add_volume_flags(apply)
 
 
@@ -137,7 +140,6 @@ def run_fit(args: argparse.Namespace) -> dict:
 def run_apply(args: argparse.Namespace) -> dict:
     from canvas_fm.cli.output import report_bad_chunks
     from canvas_fm.data.points.points import P_CELL, Points
-    from canvas_fm.data.volume.volume import Volume
     from canvas_fm.heads.refine.apply.apply import refine
     from canvas_fm.heads.refine.counts.count_interval import counts_by_region
     from canvas_fm.heads.refine.counts.refined_count import count_refined
@@ -146,10 +148,8 @@ def run_apply(args: argparse.Namespace) -> dict:
 
     refiner = Refiner.load(args.model)
     refiner.set_params(device=args.options.device)
-    volume = Volume.open(args.volume, **args.volume_options.explicit)
-    paths = None if args.background is None else [args.background]
-    companions = open_companions(args, "background", [volume], paths)
-    background = companions[0] if companions else None
+    volume = open_volume(args)
+    background = open_background(args, volume)
     points = Points.read(args.candidates)
     if args.count_by is not None and args.count_by not in points.columns:
         columns = ", ".join(points.columns) or "none"

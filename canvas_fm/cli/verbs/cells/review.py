@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from canvas_fm.cli.open_volumes import open_volume
 from canvas_fm.cli.parser import Parser, Verbs, add_verb, add_volume_flags
 from canvas_fm.errors import counted
 
@@ -20,6 +21,7 @@ def add_verbs(verbs: Verbs) -> None:
         "is on the disk at once, and the same command again resumes. OUT is what `refine fit --labels label` "
         "takes.",
         fill=_fill,
+        json=False,
     )
 
 
@@ -44,9 +46,8 @@ def run_review(args: argparse.Namespace) -> None:
     report_step(f"opening {args.volume} and {args.candidates}; the page's link follows")
     # Imports take seconds: the line above comes before them.
     from canvas_fm.data.points.points import Points
-    from canvas_fm.data.volume.volume import Volume
 
-    volume = Volume.open(args.volume, **args.volume_options.explicit)
+    volume = open_volume(args)
     candidates = Points.read(args.candidates)
     report_step(f"starting the page of {counted(len(candidates), 'candidate')}")
     from canvas_fm.pipeline.adapt_to_answers import adapted_folder

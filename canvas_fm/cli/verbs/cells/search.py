@@ -6,7 +6,7 @@ import argparse
 import logging
 from typing import TYPE_CHECKING, Any
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_switch, add_verb, positive_int
+from canvas_fm.cli.parser import Parser, Verbs, add_switch, add_verb, positive_int
 
 if TYPE_CHECKING:
     from canvas_fm.inference.search.hits import Hits
@@ -45,7 +45,6 @@ def _fill_index(index: Parser) -> None:
     index.add_argument(
         "--metric", choices=["cosine", "l2"], default="cosine", help="how near is measured; default cosine"
     )
-    add_json(index)
 
 
 def _fill_search(search: Parser) -> None:
@@ -79,7 +78,6 @@ def _fill_search(search: Parser) -> None:
     )
     search.add_output("--out", metavar="FILE", help="write the hits as .csv or .parquet, all columns")
     add_switch(search, "--verify", "compare every byte of the index with its checksums first")
-    add_json(search)
 
 
 def run_index(args: argparse.Namespace) -> dict:

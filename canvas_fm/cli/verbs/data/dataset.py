@@ -9,7 +9,6 @@ from canvas_fm.cli.parser import (
     Parser,
     Verbs,
     add_group,
-    add_json,
     add_verb,
     positive_float,
     positive_int,
@@ -48,7 +47,6 @@ def add_verbs(verbs: Verbs) -> None:
 
 def _fill_check(check: Parser) -> None:
     check.add_argument("path", metavar="DIR|TAR", help="folder of brains, or a .tar of it")
-    add_json(check)
 
 
 def _fill_write(write: Parser) -> None:
@@ -63,7 +61,6 @@ def _fill_write(write: Parser) -> None:
         metavar=ZYX,
         help="default 4 1.8 1.8",
     )
-    add_json(write)
 
 
 def run_check(args: argparse.Namespace) -> None:

@@ -8,7 +8,6 @@ from canvas_fm.cli.parser import (
     ZYX,
     Parser,
     Verbs,
-    add_json,
     add_switch,
     add_verb,
     add_volume_flags,
@@ -38,7 +37,6 @@ def add_verbs(verbs: Verbs) -> None:
         "list shipped models, recipes and samples",
         "List what ships with the package, a line each: models, recipes and samples, which verbs take by "
         "name (a sample as sample:NAME).",
-        fill=add_json,
     )
     add_verb(
         verbs,
@@ -71,7 +69,6 @@ def run_list(args: argparse.Namespace) -> None:
 def _fill_info(info: Parser) -> None:
     info.add_argument("path", metavar="PATH", help="any artefact, or the name of a shipped model")
     add_switch(info, "--all", "everything that is known of it, as with --json")
-    add_json(info)
     add_volume_flags(info)
 
 
@@ -118,7 +115,6 @@ def _fill_phantom(phantom: Parser) -> None:
         "shows them and hardly the cells",
     )
     add_switch(phantom, "--sheet", "of --randomise: only OUT, a PNG with a slab of each")
-    add_json(phantom)
 
 
 def run_info(args: argparse.Namespace) -> dict:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.parser import ZYX, Parser, Verbs, add_group, add_json, add_verb, add_zyx_um
+from canvas_fm.cli.parser import ZYX, Parser, Verbs, add_group, add_verb, add_zyx_um
 
 # The same as FORMATS of canvas_fm.data.points.formats.read_write, which is not imported before a verb runs: a
 # test compares them.
@@ -49,7 +49,6 @@ def _fill_convert(convert: Parser) -> None:
         "TrackMate)",
     )
     convert.add_argument("--columns", nargs=3, metavar=ZYX, help="IN's names of the columns z, y and x")
-    add_json(convert)
 
 
 def run_convert(args: argparse.Namespace) -> dict:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_switch, add_verb, add_workers
+from canvas_fm.cli.parser import Parser, Verbs, add_switch, add_verb, add_workers
 
 if TYPE_CHECKING:
     from canvas_fm.prepare.convert.convert import Conversion
@@ -84,7 +84,6 @@ def _fill(parser: Parser, also: tuple[str, ...]) -> None:
     corrections = (*_STRIPES, *_FLAT, "destripe")
     plain = [name for name in ConvertOptions.model_fields if name not in corrections]
     parser.add_options("options", ConvertOptions, only=[*plain, *_FLAT, *also, *_STRIPES])
-    add_json(parser)
 
 
 def _share_slabs(parser: Parser) -> None:
@@ -106,7 +105,6 @@ def _fill_stitch(stitch: Parser) -> None:
         StitchOptions,
         only=["voxel_um", "t", "c", "marker", *own, *_WRITING, *_FLAT, "destripe", *_STRIPES],
     )
-    add_json(stitch)
 
 
 def run_stitch(args: argparse.Namespace) -> dict:

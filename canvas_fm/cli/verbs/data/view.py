@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_list, add_switch, add_verb, add_volume_flags
+from canvas_fm.cli.parser import Parser, Verbs, add_list, add_switch, add_verb, add_volume_flags
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -40,7 +40,6 @@ def _fill(view: Parser) -> None:
     view.add_argument("--port", type=int, default=0, metavar="PORT", help="default: a free one")
     add_switch(view, "--no-browser", "print the address only")
     add_volume_flags(view)
-    add_json(view)
 
 
 def run_view(args: argparse.Namespace) -> None:

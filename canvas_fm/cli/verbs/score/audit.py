@@ -6,7 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_roi, add_switch, add_verb, add_volume_flags
+from canvas_fm.cli.open_volumes import open_volume
+from canvas_fm.cli.parser import Parser, Verbs, add_roi, add_switch, add_verb, add_volume_flags
 from canvas_fm.errors import counted
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ def _fill(parser: Parser) -> None:
     add_switch(parser, "--overwrite", "replace --out where it is there already")
     add_roi(parser, "boxes to audit")
     parser.add_options("audit", AuditOptions, title="the sample")
-    add_json(parser)
     add_volume_flags(parser)
 
 
@@ -58,11 +58,10 @@ def _faults(args: argparse.Namespace) -> list[str]:
 
 def run_audit(args: argparse.Namespace) -> dict:
     from canvas_fm.data.points.points import Points
-    from canvas_fm.data.volume.volume import Volume
     from canvas_fm.heads.labels.candidates import check_volume_name
     from canvas_fm.heads.review.audit.answers import audit_of
 
-    volume = Volume.open(args.volume, **args.volume_options.explicit)
+    volume = open_volume(args)
     cells = Points.read(args.cells, allow_empty=False)
     check_volume_name(cells, volume.name, args.cells)
     cells.check_inside(volume.shape_zyx)

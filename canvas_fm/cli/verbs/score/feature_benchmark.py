@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags, positive_int
+from canvas_fm.cli.open_volumes import open_volumes
+from canvas_fm.cli.parser import Parser, Verbs, add_verb, add_volume_flags, positive_int
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -48,7 +49,6 @@ def _fill_feature_benchmark(verb: Parser) -> None:
         help="fit the encoders' last blocks on the same labels too; takes minutes a brain",
     )  # fmt: skip
     verb.add_output("--out", metavar="JSON", help="write the whole report too")
-    add_json(verb)
     add_volume_flags(verb)
 
 
@@ -57,13 +57,12 @@ def run_feature_benchmark(args: argparse.Namespace) -> None:
     from pathlib import Path
 
     from canvas_fm.cli.output import print_result, report_bad_chunks
-    from canvas_fm.data.volume.volume import Volume
     from canvas_fm.files.atomic import write_text_atomic
     from canvas_fm.heads.feature_benchmark.benchmark import open_points, read_cells, score_features, summary
     from canvas_fm.models.load_model import load
 
     encoders = {encoder.name: encoder for encoder in (load(name, kind="encoder") for name in args.encoders)}
-    volumes = [Volume.open(path, **args.volume_options.explicit) for path in args.volumes]
+    volumes = open_volumes(args)
     cells = read_cells(
         next(iter(encoders.values())),
         volumes,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from canvas_fm.cli.parser import Parser, Verbs, add_group, add_json, add_switch, add_verb
+from canvas_fm.cli.parser import Parser, Verbs, add_group, add_switch, add_verb
 
 BOARD_HELP = "the leaderboard's folder, with benchmark.yaml"
 
@@ -29,7 +29,6 @@ def add_verbs(verbs: Verbs) -> None:
 def _fill_submission(parser: Parser) -> None:
     parser.add_argument("board", metavar="BOARD", help=BOARD_HELP)
     parser.add_argument("submission", metavar="SUBMISSION", help="folder with card.yaml and cells/")
-    add_json(parser)
 
 
 def _fill_submit(submit: Parser) -> None:
@@ -45,13 +44,11 @@ def _fill_score(score: Parser) -> None:
     )
     score.add_argument("--only", metavar="NAME", help="one submission")
     add_switch(score, "--check", "store nothing; fail where the stored scores do not come out again")
-    add_json(score)
 
 
 def _fill_page(page: Parser) -> None:
     page.add_argument("board", metavar="BOARD", help=BOARD_HELP)
     page.add_output("--out", metavar="FILE.html", help="default: BOARD/index.html")
-    add_json(page)
 
 
 def run_validate(args: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.parser import Parser, Verbs, add_group, add_json, add_switch, add_verb, positive_int
+from canvas_fm.cli.parser import Parser, Verbs, add_group, add_switch, add_verb, positive_int
 from canvas_fm.errors import counted
 
 
@@ -73,14 +73,12 @@ def _fill_fit(fit: Parser) -> None:
     )
     fit.add_argument("--seed", type=int, default=0, help="default 0")
     add_switch(fit, "--overwrite", "replace PROBE where it is there already")
-    add_json(fit)
 
 
 def _fill_apply(apply: Parser) -> None:
     apply.add_argument("probe", metavar="PROBE", help="folder that `probe fit` wrote")
     apply.add_argument("embeddings", metavar="X.emb.zarr", help="of the same encoder")
     apply.add_output("--out", required=True, metavar="CELLS", help="file to write: .csv or .parquet")
-    add_json(apply)
 
 
 def run_fit(args: argparse.Namespace) -> dict:

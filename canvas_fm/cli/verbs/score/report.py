@@ -6,7 +6,7 @@ import argparse
 from typing import Any, get_args
 
 from canvas_fm.cli.open_volumes import add_companion, open_companions, open_volumes
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_list, add_verb, add_volume_flags, positive_int
+from canvas_fm.cli.parser import Parser, Verbs, add_list, add_verb, add_volume_flags, positive_int
 from canvas_fm.cli.verbs.cells.label_flags import add_labelled
 
 
@@ -77,7 +77,6 @@ def _fill_report(report: Parser) -> None:
         "--title", default="Telling cells from other candidates", metavar="TEXT", help="heading of the report"
     )
     report.add_options("options", ReportOptions)
-    add_json(report)
     add_volume_flags(report)
 
 

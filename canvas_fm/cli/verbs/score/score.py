@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from canvas_fm.cli.parser import (
     Parser,
     Verbs,
-    add_json,
     add_roi,
     add_verb,
     add_volume_flags,
@@ -76,7 +75,6 @@ def _fill_evaluate(parser: Parser) -> None:
         "--out", metavar="REPORT.json", help="also write the result, with checksums of the files"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the intervals and of chance; default 0")
-    add_json(parser)
     add_volume_flags(parser, omit=["voxel_um", "marker"])
 
 
@@ -85,7 +83,6 @@ def _fill_tables(parser: Parser) -> None:
         "manifest", metavar="MANIFEST.yaml", help="models, data sets, regions and where cells lie"
     )
     parser.add_output("--out", folder=True, required=True, metavar="DIR", help="folder to write")
-    add_json(parser)
 
 
 def _evaluate_faults(args: argparse.Namespace) -> list[str]:

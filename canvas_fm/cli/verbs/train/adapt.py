@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_roi, add_verb, add_volume_flags
+from canvas_fm.cli.open_volumes import open_volume
+from canvas_fm.cli.parser import Parser, Verbs, add_roi, add_verb, add_volume_flags
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -34,7 +35,6 @@ def _fill_adapt(adapt: Parser) -> None:
     add_roi(adapt, "boxes in which all cells are labelled", required=True)
     adapt.add_argument("--out", required=True, metavar="NEW", help="folder of the adapted detector")
     adapt.add_options("options", AdaptOptions)
-    add_json(adapt)
     add_volume_flags(adapt)
 
 
@@ -42,11 +42,10 @@ def run_adapt(args: argparse.Namespace) -> dict:
     from dataclasses import asdict
 
     from canvas_fm.cli.output import report_bad_chunks
-    from canvas_fm.data.volume.volume import Volume
     from canvas_fm.models.load_model import load
     from canvas_fm.training.detector.adapt.adapt import adapt_detector
 
-    volume = Volume.open(args.volume, **args.volume_options.explicit)
+    volume = open_volume(args)
     done = adapt_detector(
         load(args.model, kind="detector"),
         volume,

@@ -7,7 +7,6 @@ import argparse
 from canvas_fm.cli.parser import (
     Parser,
     Verbs,
-    add_json,
     add_list,
     add_roi,
     add_switch,
@@ -105,7 +104,6 @@ def _fill_domains(domains: Parser) -> None:
         "--final-test",
         "score the test volumes and phantoms 1000 to 1099 instead: once, when everything is chosen",
     )
-    add_json(domains)
     add_volume_flags(domains)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_switch, add_verb
+from canvas_fm.cli.parser import Parser, Verbs, add_switch, add_verb
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -26,7 +26,6 @@ def _fill_export_onnx(export: Parser) -> None:
     )
     export.add_argument("out", metavar="OUT.onnx", help="file to write")
     add_switch(export, "--overwrite", "replace OUT where it is there already")
-    add_json(export)
 
 
 def run_export_onnx(args: argparse.Namespace) -> dict:

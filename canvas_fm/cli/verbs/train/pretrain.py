@@ -12,7 +12,6 @@ from canvas_fm.cli.open_volumes import add_companion, open_companions, open_volu
 from canvas_fm.cli.parser import (
     Parser,
     Verbs,
-    add_json,
     add_list,
     add_switch,
     add_verb,
@@ -102,7 +101,6 @@ def add_training_flags(verb: Parser) -> None:
         sizes, "--resample", "read every volume at this voxel size in micrometres, where theirs differ"
     )
     add_switch(sizes, "--ignore-voxel-size", "mix volumes whose voxel sizes differ as they are")
-    add_json(verb)
     add_volume_flags(verb)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_switch, add_verb
+from canvas_fm.cli.parser import Parser, Verbs, add_switch, add_verb
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -23,7 +23,6 @@ def _fill_push(push: Parser) -> None:
     push.add_argument("model", metavar="MODEL", help="a model's folder, or the name of a shipped one")
     push.add_argument("to", metavar="hf://OWNER/NAME", help="repository to write")
     add_switch(push, "--private", "make the repository private, where it is new")
-    add_json(push)
 
 
 def run_push(args: argparse.Namespace) -> dict:

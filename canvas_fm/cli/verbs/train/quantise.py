@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags, positive_int
+from canvas_fm.cli.open_volumes import open_volumes
+from canvas_fm.cli.parser import Parser, Verbs, add_verb, add_volume_flags, positive_int
 from canvas_fm.cli.verbs.cells.label_flags import add_labelled, labelled
 
 
@@ -44,7 +45,6 @@ def _fill_quantise(quantise: Parser) -> None:
     )
     quantise.add_argument("--seed", type=int, default=0, help="draws crops and candidates; default 0")
     quantise.add_options("voxels", VoxelOptions)
-    add_json(quantise)
     add_volume_flags(quantise)
 
 
@@ -55,7 +55,7 @@ def run_quantise(args: argparse.Namespace) -> dict:
     from canvas_fm.models.load_model import load
 
     encoder = load(args.model, kind="encoder")
-    volumes = [Volume.open(path, **args.volume_options.explicit) for path in args.volumes]
+    volumes = open_volumes(args)
     calibrate = [Volume.open(path, **args.volume_options.explicit) for path in args.calibrate]
     brains = labelled(args, volumes)
     check = quantise(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from canvas_fm.cli.parser import Parser, Verbs, add_json, add_verb, add_volume_flags, positive_int
+from canvas_fm.cli.parser import Parser, Verbs, add_verb, add_volume_flags, positive_int
 from canvas_fm.errors import counted
 
 
@@ -39,7 +39,6 @@ def _fill_sweep(sweep: Parser) -> None:
         help="change the recipe of every run, for example training.steps=200",
     )  # fmt: skip
     sweep.add_options("where", DeviceOptions)
-    add_json(sweep)
     add_volume_flags(sweep)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from canvas_fm.data.points.boxes import as_boxes, read_boxes
+from canvas_fm.data.points.boxes import as_boxes, check_boxes_inside, read_boxes
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume
 from canvas_fm.data.zyx import match_voxel_um
@@ -164,11 +164,7 @@ def _labelled(
         _log.warning("%s: %s", opened.name, note)
     cells.check_inside(opened.shape_zyx)
     boxes_zyx = read_boxes(boxes) if isinstance(boxes, str | Path) else as_boxes(boxes)
-    if (boxes_zyx[:, :3] < 0).any() or (boxes_zyx[:, 3:] > np.asarray(opened.shape_zyx)).any():
-        raise CanvasError(
-            f"the labelled boxes reach to {boxes_zyx.max(axis=0)[3:].tolist()}, beyond {opened.path}, "
-            f"which is {opened.shape_zyx} (z, y, x)"
-        )
+    check_boxes_inside(boxes_zyx, opened.shape_zyx, opened.path)
     to_um = match_voxel_um(
         opened, detector.config.voxel_um, resample=opts.resample, ignore_voxel_size=opts.ignore_voxel_size
     )
