@@ -19,7 +19,7 @@ VOXEL_TOLERANCE = 0.05  # by which a volume's voxels may differ from a model's o
 
 
 class HasVoxelSize(Protocol):
-    """What has a name and a voxel size, as a volume."""
+    """Protocol of a volume: its name and voxel size."""
 
     name: str
     voxel_um: ZyxUm

@@ -159,7 +159,7 @@ class Core:
 
     @property
     def limits(self) -> Limits:
-        """Those of the settings."""
+        """Limits of the service."""
         return self.settings.limits
 
     @property

@@ -31,7 +31,7 @@ def write_sidecar(
             "points": len(region_counts.placed.row),
             "outside_atlas": region_counts.placed.outside,
             "in_no_region": region_counts.placed.unlabelled,
-            "counts_are": _counts_are(region_counts),
+            "counts_are": _kind_of_counts(region_counts),
             "count_of": region_counts.count_of,
             "candidate_recall": _fields(region_counts.recall, Recall),
             ("p_cell" if region_counts.by_p_cell else "detections") + "_per_cell": _fields(
@@ -55,7 +55,8 @@ def write_sidecar(
     return about
 
 
-def _counts_are(counts: RegionCounts) -> str:
+def _kind_of_counts(counts: RegionCounts) -> str:
+    """What the counts are sums of."""
     if counts.by_p_cell:
         return "sum of P(cell)"
     return "rows" if counts.recall is None else "rows, by the cells per detection of held-out brains"

@@ -9,7 +9,7 @@ from typing import Any
 from canvas_fm.data.volume.stored.channel import pick
 from canvas_fm.errors import CanvasError
 from canvas_fm.prepare.convert_flags import ConvertOptions
-from canvas_fm.prepare.sources.hdf5_dataset import Hdf5Channel, axes_of, images_of, lost_level, stored_dtype
+from canvas_fm.prepare.sources.hdf5_dataset import Hdf5Channel, axes_of, finest_level, images_of, stored_dtype
 from canvas_fm.prepare.sources.imaris import COARSER_IMARIS, IMARIS, open_imaris
 from canvas_fm.prepare.sources.opened_file import OpenedFile, usable_voxel_um
 
@@ -30,7 +30,7 @@ def open_hdf5(path: Path, options: ConvertOptions) -> OpenedFile:
     if COARSER_IMARIS in file:
         raise CanvasError(f"{path} lacks its finest level, {IMARIS}; write or copy it again")
     name, data = _chosen(path, images_of(file), options.dataset)
-    if options.dataset is None and (finest := lost_level(name)) is not None:
+    if options.dataset is None and (finest := finest_level(name)) is not None:
         raise CanvasError(
             f"{path} holds {name}, a coarser level, and lacks the finest one, {finest}; copy all of its files"
         )

@@ -102,7 +102,7 @@ class Hdf5Channel:
             named = [Path(source.file_name) for source in self._data.virtual_sources()]
         else:
             named = [Path(name) for name, *_ in self._data.external or ()]
-        found = [_beside(own, name) for name in named if str(name) != "."]
+        found = [_external_file(own, name) for name in named if str(name) != "."]
         return list(dict.fromkeys([own, *(file for file in found if file.is_file())]))
 
 
@@ -134,7 +134,7 @@ def _refuse_missing_sources(path: Path, data: Any) -> None:
         if "%" in file_name:  # numbered files, of which HDF5 takes as many as there are
             continue
         own = Path(data.file.filename)
-        source_file = own if file_name == "." else _beside(own, Path(file_name))
+        source_file = own if file_name == "." else _external_file(own, Path(file_name))
         try:
             with h5py.File(source_file, "r") as file:
                 there = name in file
@@ -147,8 +147,8 @@ def _refuse_missing_sources(path: Path, data: Any) -> None:
             )
 
 
-def _beside(file: Path, named: Path) -> Path:
-    """Where HDF5 finds a file that another one names: beside it, else from the current folder."""
+def _external_file(file: Path, named: Path) -> Path:
+    """Path of an external file as HDF5 looks it up: next to the file, else from the current folder."""
     near = file.parent / named
     return near if near.exists() else named
 
@@ -230,8 +230,8 @@ def _is_coarser(name: str, held: Mapping[str, Any]) -> bool:
     return match is not None and match[3] != "0" and f"{match[1]}0/cells" in held
 
 
-def lost_level(name: str) -> str | None:
-    """Name of BigDataViewer's finest level where a data set is a coarser one; None for others."""
+def finest_level(name: str) -> str | None:
+    """Name of BigDataViewer's finest level for a data set of a coarser one; None for others."""
     match = _BDV.fullmatch(name)
     return None if match is None or match[3] == "0" else f"{match[1]}0/cells"
 

@@ -104,11 +104,11 @@ def open_source(path: str | Path, options: ConvertOptions) -> Source:
     if not path.exists() and in_tar(path) is None:
         raise missing_path(path)
     if suffix in (*HDF5, *BIOIO):
-        _refuse_elsewhere(path)
+        _refuse_absent_content(path)
         opened = (open_hdf5 if suffix in HDF5 else open_bioio)(path, options)
         source = _opened(path, opened, options, [path])
         if suffix in HDF5:
-            source = _whole_hdf5(source, options)
+            source = _with_external_files(source, options)
     elif (array_folder := find_folder(path)) is not None:
         files = files_below(array_folder.folder)
         if options.missing_chunks == "error":
@@ -120,8 +120,8 @@ def open_source(path: str | Path, options: ConvertOptions) -> Source:
     return replace(source, reopen=partial(open_source, path.absolute(), options))
 
 
-def _refuse_elsewhere(path: Path) -> None:
-    """Raise CanvasError for a file that is no file of its own: in an archive, or not fetched yet."""
+def _refuse_absent_content(path: Path) -> None:
+    """Raise CanvasError for a file whose content is elsewhere: in an archive, or not fetched yet."""
     archive = in_tar(path)
     if archive is not None:
         raise CanvasError(f"{path} lies in {archive[0].archive.name}, of which TIFF alone is read; unpack it")
@@ -153,8 +153,8 @@ def _opened(path: Path, opened: OpenedFile, options: ConvertOptions, files: Sequ
     return Source(path, channels, names, _markers([None] * len(names), options), voxel_um, files)
 
 
-def _whole_hdf5(source: Source, options: ConvertOptions) -> Source:
-    """A source with all files that its channels lie in; DamagedStore where voxels were never written."""
+def _with_external_files(source: Source, options: ConvertOptions) -> Source:
+    """The source with all HDF5 files of its channels; DamagedStore where voxels were never written."""
     channels = [channel for channel in source.channels if isinstance(channel, Hdf5Channel)]
     if options.missing_chunks == "error":
         for channel in channels:

@@ -22,7 +22,7 @@ def describe_run(path: str | Path) -> dict[str, Any]:
 
     run = Run(Path(path))
     recipe, rows = run.recipe(), run.metrics()
-    if run.is_cut():
+    if run.is_truncated():
         _log.warning(
             "%s: the last line of its metrics.jsonl is cut, as by a kill or a full disk; what was to follow "
             "is not shown",

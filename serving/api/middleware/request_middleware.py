@@ -37,7 +37,7 @@ _LINGER_S, _LINGER_BYTES = 2.0, 512 * MB
 
 
 class HasSettings(Protocol):
-    """What has the settings of the service, as `Core`, whose are read when it starts."""
+    """Protocol of `Core`: the settings of the service, which are read when it starts."""
 
     settings: ServiceSettings
 

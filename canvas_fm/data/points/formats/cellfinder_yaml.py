@@ -45,4 +45,4 @@ _FASTEST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _Loader(UniqueKeys, _FASTEST):
-    """Two files put together have the key candidate_cells twice: half of the cells would be lost."""
+    """YAML loader that refuses duplicate keys: of two files put together half of the cells would be lost."""

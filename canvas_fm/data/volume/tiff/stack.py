@@ -206,8 +206,8 @@ def _folder(
     try:
         ordered = order_planes(folder, files, c, fill_gaps=fill_gaps)  # which refuses names of several times
     except CanvasError as problem:
-        held = _planes_held(min(files))
-        raise (_several_in(min(files), held, len(files)) if held > 1 else problem) from None
+        held = _count_planes_of(min(files))
+        raise (_several_planes_error(min(files), held, len(files)) if held > 1 else problem) from None
     if t:
         raise CanvasError(f"{folder} has no axis t; there is no t={t}")
     readable = [file for file in ordered.files if file is not None]
@@ -216,22 +216,22 @@ def _folder(
         if len(shape) == 3 and n_planes == 1:
             axes = "SYX" if shape[0] < shape[2] else "YXS"
             raise samples_refusal(readable[0], axes, shape)
-        raise _several_in(readable[0], n_planes, len(readable))
+        raise _several_planes_error(readable[0], n_planes, len(readable))
     check_order(folder, readable, planes_in(folder), fill_gaps=fill_gaps)
     _log.info("%s: plane 0 is %s", folder, ordered.first)
     planes = [Plane(file, 0) for file in ordered.files]
     return Stack(planes, 1, True, (shape[0], shape[1]), dtype, voxel_um)
 
 
-def _several_in(file: Path, n_planes: int, n_files: int) -> CanvasError:
+def _several_planes_error(file: Path, n_planes: int, n_files: int) -> CanvasError:
     return CanvasError(
         f"{file} holds {counted(n_planes, 'plane')}; in a folder each file holds one: give one file of the "
         f"{n_files}, or write all planes as one stack"
     )
 
 
-def _planes_held(file: Path) -> int:
-    """Planes of a file of a folder whose names say no order; 0 where it cannot be read."""
+def _count_planes_of(file: Path) -> int:
+    """Number of planes of a file; 0 where it cannot be read."""
     try:
         return use_tiff(file, count_planes, alone=True)
     except CanvasError:

@@ -46,6 +46,7 @@ def log_odds_above(score: Real[np.ndarray, " n"], threshold: float) -> Float64[n
 
 
 def _neighbours(um: Float64[np.ndarray, "n 3"]) -> float:
+    """Log of the mean number of detections around one, within `NEIGHBOUR_UM`."""
     if not len(um):
         return float(np.log(_NONE))
     sample = um

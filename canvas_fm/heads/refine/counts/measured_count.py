@@ -87,20 +87,20 @@ class CountRecord(FrozenModel):
         held `COUNT_LEVEL` of them; in between a mixture of both.
         """
         every = [*self.brains.values(), *self.others.values()]
-        alike = self._alike(stats) if len(every) >= _MANY else 1.0
+        alike = self._similarity(stats) if len(every) >= _MANY else 1.0
         if alike == 1.0:
-            return Ratio(*_of_few(list(self.brains.values())), self.parts, 1.0)
-        log, half = _of_many(every, stats)
+            return Ratio(*_students_interval(list(self.brains.values())), self.parts, 1.0)
+        log, half = _conformal_interval(every, stats)
         if alike == 0.0:
             return Ratio(log, half, self.parts_of_others, 0.0)
-        near_log, near_half = _of_few(list(self.brains.values()))
+        near_log, near_half = _students_interval(list(self.brains.values()))
         pairs = zip(self.parts, self.parts_of_others, strict=True)
         mixed = [alike * own + (1 - alike) * other for own, other in pairs]
         half = float(np.exp(alike * np.log(near_half) + (1 - alike) * np.log(half)))
         return Ratio(alike * near_log + (1 - alike) * log, half, PartError(*mixed), alike)
 
-    def _alike(self, stats: DetectionStats) -> float:
-        """1 inside the range of the labelled brains, and a margin that is wider the fewer they are."""
+    def _similarity(self, stats: DetectionStats) -> float:
+        """Similarity to the labelled brains: 1 in their range and a margin, the wider the fewer they are."""
         if not self.brains or np.isnan(stats).any():
             return 0.0
         known = np.array([brain.stats for brain in self.brains.values()])
@@ -110,7 +110,8 @@ class CountRecord(FrozenModel):
         return float(np.clip(1 - (outside.max() - margin) / _FADE, 0, 1))
 
 
-def _of_few(brains: Sequence[HeldOut]) -> tuple[float, float]:
+def _students_interval(brains: Sequence[HeldOut]) -> tuple[float, float]:
+    """Mean log ratio of a few brains, and the half-width of its prediction interval by Student's t."""
     log = _log_ratios(brains)
     k = len(log)
     if k == 1:
@@ -120,10 +121,11 @@ def _of_few(brains: Sequence[HeldOut]) -> tuple[float, float]:
     return float(log.mean()), factor * deviation * float(np.sqrt(1 + 1 / k))
 
 
-def _of_many(volumes: Sequence[HeldOut], stats: DetectionStats) -> tuple[float, float]:
-    """The middle by the share of doubtful detections, the width by that and the neighbours.
+def _conformal_interval(volumes: Sequence[HeldOut], stats: DetectionStats) -> tuple[float, float]:
+    """Log ratio regressed on the share of doubtful detections, and its conformal half-width.
 
-    The width is conformal: `COUNT_LEVEL` of these volumes hold, each by planes through the others.
+    The half-width goes by that share and the neighbours; `COUNT_LEVEL` of these volumes hold, each predicted
+    by the others.
     """
     log, k = _log_ratios(volumes), len(volumes)
     all_stats = np.array([[one.stats.doubtful, one.stats.neighbours] for one in volumes])
@@ -131,10 +133,10 @@ def _of_many(volumes: Sequence[HeldOut], stats: DetectionStats) -> tuple[float, 
     at = np.clip(
         np.nan_to_num([stats.doubtful, stats.neighbours], nan=-np.inf), all_stats.min(0), all_stats.max(0)
     )
-    error = np.abs(log - _left_out(all_stats[:, :1], log))
+    error = np.abs(log - _leave_one_out(all_stats[:, :1], log))
     log_error = np.log(error + _LEAST_ERROR)
-    normed = np.sort(error / np.exp(_left_out(all_stats, log_error)))
-    middle, width = _Plane(all_stats[:, :1], log), _Plane(all_stats, log_error)
+    normed = np.sort(error / np.exp(_leave_one_out(all_stats, log_error)))
+    middle, width = _RidgeRegression(all_stats[:, :1], log), _RidgeRegression(all_stats, log_error)
     factor = float(normed[min(int(np.ceil(COUNT_LEVEL * (k + 1))), k) - 1])
     return float(middle(at[None, :1])[0]), factor * float(np.exp(width(at[None]))[0])
 
@@ -144,8 +146,8 @@ def _log_ratios(volumes: Sequence[HeldOut]) -> Float64[np.ndarray, " k"]:
     return np.log((cells + 0.5) / (detections + 0.5))
 
 
-class _Plane:
-    """A plane through y over x, with its slopes shrunk a little."""
+class _RidgeRegression:
+    """Ridge regression of y on standardised x."""
 
     def __init__(self, x: Float64[np.ndarray, "k d"], y: Float64[np.ndarray, " k"]) -> None:
         self.centre, self.scale, self.mean = x.mean(0), x.std(0) + 1e-6, y.mean()
@@ -156,10 +158,10 @@ class _Plane:
         return np.asarray(self.mean + (x - self.centre) / self.scale @ self.slope)
 
 
-def _left_out(x: Float64[np.ndarray, "k d"], y: Float64[np.ndarray, " k"]) -> Float64[np.ndarray, " k"]:
-    """Each y by the plane through the others."""
+def _leave_one_out(x: Float64[np.ndarray, "k d"], y: Float64[np.ndarray, " k"]) -> Float64[np.ndarray, " k"]:
+    """Leave-one-out predictions of y."""
     rows = np.arange(len(x))
-    return np.array([_Plane(x[rows != row], y[rows != row])(x[row : row + 1])[0] for row in rows])
+    return np.array([_RidgeRegression(x[rows != row], y[rows != row])(x[row : row + 1])[0] for row in rows])
 
 
 @lru_cache(maxsize=1)

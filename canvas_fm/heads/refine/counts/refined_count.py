@@ -136,7 +136,7 @@ def count_refined(
     elif unlike:
         notes = [_recall_may_not_hold(unlike), *notes]
     if isinstance(known, MeasuredCount):
-        notes += _unlike_the_record(known)
+        notes += _dissimilarity_notes(known)
     of: Literal["cells", "candidates"] = "candidates" if known is None else "cells"
     return CellCount(of, count, among, known, tuple(notes), recall_holds=not unlike)
 
@@ -155,8 +155,8 @@ def count_detected(
     unlike = points.meta.get(UNLIKE)
     notes = [
         *([] if unlike is None else [_recall_may_not_hold(unlike, AUDIT_COMMAND)]),
-        *_detector_saw(points, volume, crop_of),
-        *_unlike_the_record(known),
+        *_training_overlap_notes(points, volume, crop_of),
+        *_dissimilarity_notes(known),
     ]
     return CellCount("cells", count, count, known, tuple(notes), recall_holds=not unlike, refined=False)
 
@@ -180,8 +180,8 @@ def without_count(meta: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _unlike_the_record(known: MeasuredCount) -> list[str]:
-    """A sentence where the interval is that of other volumes than the labelled brains of this stain."""
+def _dissimilarity_notes(known: MeasuredCount) -> list[str]:
+    """A note where the interval is that of other volumes than the labelled brains of this stain."""
     if known.alike >= _UNLIKE:
         return []
     return [
@@ -242,10 +242,11 @@ def _seen(refiner: Refiner, points: Points, volume: str | None, crop_of: str | N
     notes = []
     if trained_on := volume_in_training(refiner.fit_provenance_, name, crop_of):
         notes.append(f"the refiner was trained on {trained_on}, and is applied to it here")
-    return [*notes, *_detector_saw(points, volume, crop_of)]
+    return [*notes, *_training_overlap_notes(points, volume, crop_of)]
 
 
-def _detector_saw(points: Points, volume: str | None, crop_of: str | None) -> list[str]:
+def _training_overlap_notes(points: Points, volume: str | None, crop_of: str | None) -> list[str]:
+    """A note where the detector was trained on this volume, or on one that it is a crop of."""
     if points.meta.get("detector_trained_on_volume") != "yes":
         return []
     name = volume or points.meta.get("volume")

@@ -56,7 +56,7 @@ class Run:
         """Rows of metrics.jsonl; `kind` is train or eval."""
         return read_metrics(self.path / METRICS)
 
-    def is_cut(self) -> bool:
+    def is_truncated(self) -> bool:
         """Whether the last line of metrics.jsonl was not written to its end."""
         file = self.path / METRICS
         return file.is_file() and file.read_bytes()[-1:] not in (b"", b"\n")

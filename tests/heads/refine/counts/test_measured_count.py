@@ -224,8 +224,8 @@ def test_detections_alone_state_their_count_and_a_refiner_replaces_it(monkeypatc
 
 def test_detections_unlike_the_record_are_said_to_be():
     known = MeasuredCount(0.8, 0.5, 63, 0.5, 0.01, 56.2, alike=0.2)
-    assert "all 63 volumes" in refined_count._unlike_the_record(known)[0]
-    assert not refined_count._unlike_the_record(known._replace(alike=0.6))
+    assert "all 63 volumes" in refined_count._dissimilarity_notes(known)[0]
+    assert not refined_count._dissimilarity_notes(known._replace(alike=0.6))
 
 
 def test_shipped_records_are_those_of_the_committed_report():
