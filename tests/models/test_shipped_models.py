@@ -50,8 +50,8 @@ SHIPPED = {
         "7f930610b02cfcf4ebe375e317dd1e2dbb77ef24fbd7e41d173a893dae8bf60d",
     ),
     "refiner-all": (
-        "5676c5aa138ff5619f7aa849b1abf69cdac44a5eff81f0fb8133035796f71fb0",
-        "c212a4bb678da675e1d88ae1950a826125f5083d86d107b3867953a316e27b9b",
+        "70d80d52db87faf313e142b4eafd17409556ffcf985c712a4d413c685fed3276",
+        "00d56e12850ba34091dfa152f1ca9a202e00aa83d33f77440e2bd6c0e4771531",
     ),
     "refiner-cfos": (
         "40c36e58833f48484d359c50b97f75890fdc13f8ea6732a3c80dba5714182319",
@@ -60,6 +60,10 @@ SHIPPED = {
     "refiner-microglia": (
         "024373cc71024f61be5a02d4f4e6c444890a3eb9c58c5b6f973ae7cdd834a9ba",
         "d3b41317ceb2b4943abd46e0aa75a701bcb227e6dc6b5242cb4f97a187168c5a",
+    ),
+    "_older/refiner-all-1": (
+        "5676c5aa138ff5619f7aa849b1abf69cdac44a5eff81f0fb8133035796f71fb0",
+        "c212a4bb678da675e1d88ae1950a826125f5083d86d107b3867953a316e27b9b",
     ),
     "_older/refiner-cfos-1": (
         "f520e2fb165a499fa2c02899bab0f6b2bcb847af48220819f979bbcb48f9a1c3",
