@@ -25,7 +25,7 @@ from serving.api.bodies import (
 )
 from serving.api.description.endpoint import JSON, NPY, SAFE, Endpoint
 from serving.api.description.openapi import document
-from serving.api.description.query import no_query, read_query
+from serving.api.description.query import read_query
 from serving.api.json_reply import json_reply
 from serving.api.routes import detect, embed_json, indexes, jobs, openai, refine, review, tiles
 from serving.api.routes.review import HostedReview
@@ -38,7 +38,7 @@ from serving.core.search import check_search, find_index, search
 from serving.core.volumes import register
 from serving.observe.metrics import Metrics
 from serving.protocol import npy
-from serving.protocol.errors import Refusal, refused
+from serving.protocol.errors import Refusal, of_library
 from serving.protocol.request_options import (
     Addition,
     EmbedQuery,
@@ -101,6 +101,10 @@ def create_app(core: Core, turn: Callable[[], Awaitable[None]] = _at_once) -> St
         assert isinstance(problem, Refusal)
         return problem.response()
 
+    async def library_error(request: Request, problem: Exception) -> Response:
+        assert isinstance(problem, CanvasError)
+        return of_library(problem).response()
+
     async def left(request: Request, problem: Exception) -> Response:
         # Nobody reads it, but BentoML waits for an answer.
         return Refusal(400, "the client went away").response()
@@ -108,20 +112,21 @@ def create_app(core: Core, turn: Callable[[], Awaitable[None]] = _at_once) -> St
     def route(each: Endpoint) -> Route:
         async def endpoint(request: Request) -> Response:
             assert callable(each.answer)
+            if each.needs_models:
+                core.require_ready()
             return await each.answer(core, request)
 
         return Route(each.path, endpoint, methods=[each.method], name=f"{each.method} {each.path}")
 
     return Starlette(
         routes=[route(each) for each in (*ROUTES, embed_json.ROUTE)],
-        exception_handlers={Refusal: refusal, ClientDisconnect: left},
+        exception_handlers={Refusal: refusal, CanvasError: library_error, ClientDisconnect: left},
         lifespan=lifespan,
     )
 
 
 async def info(core: Core, request: Request) -> Response:
     """What is served: the default model, all models, volumes, indexes, limits."""
-    core.require_ready()
     info = await asyncio.to_thread(describe, core)
     return JSONResponse(info.model_dump(mode="json"))
 
@@ -154,9 +159,7 @@ async def add_volume(core: Core, request: Request) -> Response:
 
 async def embed(core: Core, request: Request) -> Response:
     """Embeddings of crops."""
-    core.require_ready()
     if media_type(request) == JSON:
-        no_query(request)
         options: EmbedQuery = await read_model(core, request, EmbedRequest)
     else:
         options = read_query(request, EmbedQuery)
@@ -172,8 +175,6 @@ async def embed(core: Core, request: Request) -> Response:
 
 async def embed_points_route(core: Core, request: Request) -> Response:
     """Embeddings of points of a registered volume."""
-    no_query(request)
-    core.require_ready()
     body = await read_model(core, request, PointsRequest)
     check_whitening(core, body)
     work = embed_points(core, body.volume, body.points_zyx, body.pool, body.layer, body.model)
@@ -182,9 +183,7 @@ async def embed_points_route(core: Core, request: Request) -> Response:
 
 async def search_route(core: Core, request: Request) -> Response:
     """Nearest cells of vectors, ids or examples as JSON, or of crops as `.npy`."""
-    core.require_ready()
     if media_type(request) == JSON:
-        no_query(request)
         body = await read_model(core, request, SearchRequest)
         vectors: np.ndarray | None = None
     else:
@@ -210,13 +209,9 @@ async def reconstruct(core: Core, request: Request) -> Response:
     if len(crops) > 8:
         raise Refusal(413, f"{len(crops)} crops in one request; 8 are the most here")
     work = core.model_pool.run(
-        lambda: engine.reconstruct(engine.check(crops, query.window), query.mask_ratio, query.seed),
-        deadline_s=core.limits.deadline_s,
+        lambda: engine.reconstruct(engine.check(crops, query.window), query.mask_ratio, query.seed)
     )
-    try:
-        rows, masked = await while_connected(request, work)
-    except CanvasError as problem:
-        raise refused(problem) from problem
+    rows, masked = await while_connected(request, work)
     headers = {"X-Model": engine.sha256, "X-Masked-Patches": str(int(masked[0].sum()))}
     decoder = engine.encoder.config.decoder
     if decoder is not None and decoder.masked_statistics is not None:
@@ -277,8 +272,8 @@ ROUTES = [
     *indexes.ROUTES,
     *tiles.ROUTES,
     *review.ROUTES,
-    Endpoint("GET", "/openapi.json", openapi, {JSON: None}),
-    Endpoint("GET", "/metrics", metrics, {"text/plain": None}),
+    Endpoint("GET", "/openapi.json", openapi, {JSON: None}, needs_models=False),
+    Endpoint("GET", "/metrics", metrics, {"text/plain": None}, needs_models=False),
 ]
 OTHERS = [
     embed_json.ROUTE,

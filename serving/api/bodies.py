@@ -17,14 +17,15 @@ from safetensors.numpy import save
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from canvas_fm.errors import CanvasError, ModelMismatch
+from canvas_fm.errors import ModelMismatch
 from canvas_fm.inference.embed.unit_length import unit_length
+from serving.api.description.query import no_query
 from serving.api.json_reply import json_reply
 from serving.core.core import Core
 from serving.core.embed.crops import Window, key_of
 from serving.core.search import find_index, read_index
 from serving.protocol import npy
-from serving.protocol.errors import Refusal, refused
+from serving.protocol.errors import Refusal
 from serving.protocol.json_process.child import digest_of, parse
 from serving.protocol.json_process.frames import LongText, pieces_of
 from serving.protocol.json_process.parser import is_small
@@ -61,13 +62,12 @@ async def read_with_digest(core: Core, request: Request, kind: type[B]) -> tuple
 
 
 async def _parsed(core: Core, request: Request, kind: type[B], *, digest: bool) -> tuple[B, str]:
+    no_query(request)
     body = await request.body()
     if is_small(body):
         model = parse(kind, body)
         return model, digest_of(model) if digest else ""
-    return await core.json_pool.run(
-        lambda: core.json_parser.parse(kind, body, digest=digest), deadline_s=core.limits.deadline_s
-    )
+    return await core.json_pool.run(lambda: core.json_parser.parse(kind, body, digest=digest))
 
 
 async def read_crops(
@@ -173,10 +173,7 @@ def _check_header(
 ) -> None:
     if total > core.limits.max_body_mb * 2**20:
         raise Refusal(413, f"the array promises {total} bytes; {core.limits.max_body_mb:g} MB are the most")
-    try:
-        engine.check_kind(dtype, shape, window)
-    except CanvasError as problem:
-        raise refused(problem) from problem
+    engine.check_kind(dtype, shape, window)
 
 
 async def while_connected(request: Request, work: Awaitable[T]) -> T:

@@ -17,7 +17,7 @@ from serving.core.embed.projections import Projections
 from serving.core.embed.vector_cache import VectorCache
 from serving.core.volumes.tiles import Tiles
 from serving.observe.metrics import Metrics
-from serving.protocol.errors import Refusal, refused
+from serving.protocol.errors import Refusal
 from serving.protocol.json_process.parser import JsonParser
 from serving.protocol.settings import NO_SETTINGS, Limits, ServiceSettings
 
@@ -43,7 +43,7 @@ def _load(settings: ServiceSettings) -> Engine:
 
 
 class Core:
-    """Loads models in the background, then serves; all errors are Refusals.
+    """Loads models in the background, then serves; errors are Refusals, or CanvasErrors of the library.
 
     `on_failure` is told the sentence when the model or a volume cannot be served.
     """
@@ -89,10 +89,14 @@ class Core:
         self.projections = Projections(self.limits.max_map_cells)
         self._engine = self._batcher = self._vectors = self._failure = None
         self._loaded = False
-        self.search_pool = BoundedExecutor("search", threads=2, max_pending=128)
-        self.model_pool = BoundedExecutor("model pool", max_pending=32)
-        self.tile_pool = BoundedExecutor("tiles", threads=2, max_pending=256)
-        self.json_pool, self.json_parser = BoundedExecutor("large JSON", max_pending=16), JsonParser()
+        deadline_s = self.limits.deadline_s
+        self.search_pool = BoundedExecutor("search", deadline_s, threads=2, max_pending=128)
+        self.model_pool = BoundedExecutor("model pool", deadline_s, max_pending=32)
+        self.tile_pool = BoundedExecutor("tiles", deadline_s, threads=2, max_pending=256)
+        self.json_pool, self.json_parser = (
+            BoundedExecutor("large JSON", deadline_s, max_pending=16),
+            JsonParser(),
+        )
         self.tiles = Tiles()
         self._loading = asyncio.create_task(self._open(settings, then), name="load the model")
 
@@ -260,13 +264,10 @@ class Core:
     ) -> np.ndarray:
         """Embeddings by a model that need not be served by name."""
         key = key_of(engine, pool, layer)
-        try:
-            engine.check_kind(crops.dtype, crops.shape, window)
-            check_reply(engine, key, len(crops), self.limits)
-            if window is None:
-                crops = await asyncio.to_thread(engine.check, crops, None)
-        except CanvasError as problem:
-            raise refused(problem) from problem
+        engine.check_kind(crops.dtype, crops.shape, window)
+        check_reply(engine, key, len(crops), self.limits)
+        if window is None:
+            crops = await asyncio.to_thread(engine.check, crops, None)
         # Raw integers stay as they came until their batch, which halves what a full queue holds.
         prepare = None if window is None else (lambda part: engine.check(part, window))
         crops = crops.reshape(len(crops), *engine.crop_shape)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from canvas_fm.errors import CanvasError, DamagedStore, Unreachable
+from canvas_fm.errors import DamagedStore, Unreachable
 from serving.core.core import Core
 from serving.core.embed.points import unreadable
-from serving.protocol.errors import Refusal, refused
+from serving.protocol.errors import Refusal
 from serving.protocol.request_options import DetectRequest
 from serving.protocol.schemas import CountReply
 
@@ -73,8 +73,6 @@ async def detect(core: Core, body: DetectRequest) -> Detected:
         return Detected(points, detector, job.threshold, unfamiliar_volume_warnings(job, points), reply)
 
     try:
-        return await core.model_pool.run(work, deadline_s=core.limits.deadline_s)
+        return await core.model_pool.run(work)
     except (DamagedStore, Unreachable) as problem:
         raise unreadable(body.volume, problem) from problem
-    except CanvasError as problem:
-        raise refused(problem) from problem

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float32
 
-from canvas_fm.errors import BadInput, CanvasError, DamagedStore
+from canvas_fm.errors import DamagedStore
 from serving.core.core import Core
 from serving.core.embed.crops import Window
 from serving.core.embed.points import check_number, embed_points_by, unreadable
 from serving.core.models.hosted_refiner import HostedRefiner
-from serving.protocol.errors import Refusal, refused
+from serving.protocol.errors import Refusal
 from serving.protocol.request_options import RefineRequest
 from serving.protocol.request_values import ParsedRows
 
@@ -61,8 +61,6 @@ async def refine_points(
         raise Refusal(
             504, f"no answer within {core.limits.deadline_s:g} s; send fewer points, or a job"
         ) from problem
-    except BadInput as problem:
-        raise refused(problem) from problem
 
 
 async def _blocks(
@@ -83,8 +81,7 @@ async def _blocks(
         await asyncio.to_thread(extractor.check, volume, background)
         if extractor.detector is not None:
             blocks |= await core.model_pool.run(
-                lambda: extractor.detector_blocks(volume, zyx, background=background, show=False),
-                deadline_s=core.limits.deadline_s,
+                lambda: extractor.detector_blocks(volume, zyx, background=background, show=False)
             )
         if extractor.shape is not None:
             blocks[SHAPE] = await asyncio.to_thread(extractor.shape_of, volume, zyx)
@@ -92,8 +89,6 @@ async def _blocks(
             blocks[AMPLITUDE] = await asyncio.to_thread(extractor.amplitude.at, volume, zyx)
     except DamagedStore as problem:
         raise unreadable(name, problem) from problem
-    except CanvasError as problem:
-        raise refused(problem) from problem
     if hosted.engine is not None:
         pool, layer = extractor.pool, extractor.layer
         blocks[MAE] = await embed_points_by(core, hosted.engine, name, points_zyx, pool, layer)

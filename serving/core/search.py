@@ -60,13 +60,11 @@ async def search(core: Core, request: SearchRequest, vectors: np.ndarray | None)
 async def read_index(core: Core, name: str, work: Callable[[], T]) -> T:
     """Run work on an index in the thread pool; its errors become Refusals."""
     try:
-        return await core.search_pool.run(work, deadline_s=core.limits.deadline_s)
+        return await core.search_pool.run(work)
     except DamagedStore as problem:
         raise Refusal(500, f"the index {name!r} cannot be read; the server's log says why") from problem
     except ModelMismatch as problem:
         raise refused(problem, 409) from problem
-    except CanvasError as problem:
-        raise refused(problem) from problem
 
 
 def _search(

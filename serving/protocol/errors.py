@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from http import HTTPStatus
 from typing import Any
@@ -11,7 +12,9 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import Message, Scope
 
-from canvas_fm.errors import CanvasError
+from canvas_fm.errors import CanvasError, DamagedStore, StorageFull, Unreachable
+
+logger = logging.getLogger(__name__)
 
 _PATH = re.compile(r"(?<![\w/.:])/(?:[^\s/:;,'\"()]+/)*[^\s/:;,'\"()]+")
 _ADDRESS = re.compile(r"\b(?:https|s3):/{1,2}[^\s;,'\"()]*?([^\s/:;,'\"()]+)/?(?=:?[\s;,'\"()]|$)")
@@ -68,6 +71,14 @@ class Refusal(Exception):
 def refused(problem: CanvasError, status: int = 422) -> Refusal:
     """A CanvasError of the library as Refusal, without the server's folders."""
     return Refusal(status, without_folders(str(problem)))
+
+
+def of_library(problem: CanvasError) -> Refusal:
+    """Response to a CanvasError that no route handles: 507 for a full disk, 500 for unreadable files, 422."""
+    if isinstance(problem, DamagedStore | Unreachable):
+        logger.error("files that are served cannot be read", exc_info=problem)
+        return Refusal(500, HINTS[500])
+    return refused(problem, 507 if isinstance(problem, StorageFull) else 422)
 
 
 def without_folders(sentence: str) -> str:

@@ -34,6 +34,8 @@ class Endpoint:
     bodies: Content = field(default_factory=dict)
     status: int = 200
     idempotency_key: bool = False
+    needs_models: bool = True
+    """It is answered by 503 until all models are loaded."""
 
     @property
     def about(self) -> str:

@@ -11,7 +11,6 @@ from starlette.responses import Response
 from canvas_fm.data.points.points import Points
 from serving.api.bodies import first_accepted, read_model, while_connected
 from serving.api.description.endpoint import JSON, NPY, Endpoint
-from serving.api.description.query import no_query
 from serving.api.json_reply import json_reply
 from serving.core.core import Core
 from serving.core.detect import detect
@@ -24,8 +23,6 @@ _CSV = "text/csv"
 
 async def detect_route(core: Core, request: Request) -> Response:
     """Cells of a box of a registered volume, by a served detector: (n, 4) `.npy` of z, y, x and score."""
-    no_query(request)
-    core.require_ready()
     body = await read_model(core, request, DetectRequest)
     result = await while_connected(request, detect(core, body))
     points, score = result.points, result.points.columns["score"]

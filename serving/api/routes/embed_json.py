@@ -22,7 +22,6 @@ from serving.protocol.schemas import EmbeddingsReply
 
 async def embed_json(core: Core, request: Request) -> Response:
     """Embeddings of a few crops as nested lists; for more, send .npy to /v1/embed."""
-    core.require_ready()
     body = await read_model(core, request, CropsRequest)
     crops = await asyncio.to_thread(_array, core, body)
     vectors = await core.embed(crops, None, body.pool)

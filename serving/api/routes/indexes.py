@@ -15,13 +15,13 @@ from starlette.responses import JSONResponse, Response
 from canvas_fm.errors import CanvasError
 from serving.api.bodies import first_accepted, read_model
 from serving.api.description.endpoint import JSON, NPY, Endpoint
-from serving.api.description.query import no_query, read_query
+from serving.api.description.query import read_query
 from serving.core.core import Core
 from serving.core.embed.points import unreadable
 from serving.core.search import find_index, plain, read_index
 from serving.core.volumes.thumbnails import MOST_THUMBNAILS, PNG, add_origins, read_crop, strip
 from serving.protocol import npy
-from serving.protocol.errors import Refusal, refused
+from serving.protocol.errors import Refusal
 from serving.protocol.request_options import CellsRequest, ColumnQuery, CropQuery, MapQuery
 from serving.protocol.schemas import CellsReply, MapInfo
 
@@ -36,7 +36,6 @@ _MOST_VOXELS = 2**22  # of one crop
 async def map_about(core: Core, request: Request) -> Response:
     """A map of an index: its cells and their columns."""
     query = read_query(request, MapQuery)
-    core.require_ready()
     name, index = find_index(core, query.index)
     about = await core.projections.about(name, index, query.method)
     return JSONResponse(about.model_dump(mode="json"))
@@ -45,7 +44,6 @@ async def map_about(core: Core, request: Request) -> Response:
 async def map_points(core: Core, request: Request) -> Response:
     """2D positions of the cells of a map: (n, 2) float32 `.npy`."""
     query = read_query(request, MapQuery)
-    core.require_ready()
     name, index = find_index(core, query.index)
     laid = await core.projections.get(name, index, query.method)
     return _npy(laid.map.xy)
@@ -54,15 +52,12 @@ async def map_points(core: Core, request: Request) -> Response:
 async def map_column(core: Core, request: Request) -> Response:
     """A column of a map's cells: (n,) `.npy` of numbers, or of codes of the words that `/v1/map` lists."""
     query = read_query(request, ColumnQuery)
-    core.require_ready()
     name, index = find_index(core, query.index)
     return _npy(await core.projections.column(name, index, query.method, query.name))
 
 
 async def cells(core: Core, request: Request) -> Response:
     """Cells of an index by row: JSON, with thumbnails on request, or CSV."""
-    no_query(request)
-    core.require_ready()
     body = await read_model(core, request, CellsRequest)
     name, index = find_index(core, body.index)
     as_csv = first_accepted(request, (CSV, "application/json")) == CSV
@@ -84,24 +79,20 @@ async def crop(core: Core, request: Request) -> Response:
     """
     query = read_query(request, CropQuery)
     size = query.size
-    core.require_ready()
     if size is not None and not 1 <= math.prod(size) <= _MOST_VOXELS:
         raise Refusal(413, f"size is {','.join(map(str, size))}; a crop has 1 to {_MOST_VOXELS} voxels")
     hosted = await asyncio.to_thread(core.view, query.volume, query.model)
     if size is None and not core.engines:
         raise Refusal(422, "no encoder is served whose crop it could be; give size=Z,Y,X in voxels")
     as_png = first_accepted(request, (PNG, npy.MEDIA_TYPE)) == PNG
-    try:
-        inside = hosted.check([[query.z, query.y, query.x]])
-    except CanvasError as problem:
-        raise refused(problem) from problem
+    inside = hosted.check([[query.z, query.y, query.x]])
 
     def read() -> bytes:
         voxels = read_crop(hosted, inside, size)
         return strip(voxels) if as_png else npy.dump(voxels)
 
     try:
-        content = await core.search_pool.run(read, deadline_s=core.limits.deadline_s)
+        content = await core.search_pool.run(read)
     except CanvasError as problem:
         raise unreadable(hosted.name, problem) from problem
     return Response(content, media_type=PNG if as_png else npy.MEDIA_TYPE)

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
 from canvas_fm.data.points.sidecar import is_as_written, sidecar_of
-from canvas_fm.errors import CanvasError, DamagedStore, StorageFull
+from canvas_fm.errors import DamagedStore
 from serving.api.bodies import read_with_digest
 from serving.api.description.endpoint import JSON, NPY, Endpoint
 from serving.api.description.query import no_query
@@ -23,7 +23,7 @@ from serving.core.jobs.results import npy_of, zip_of
 from serving.core.jobs.runner import JobRunner
 from serving.core.jobs.store import UNFINISHED, Job
 from serving.protocol import npy
-from serving.protocol.errors import Refusal, refused
+from serving.protocol.errors import Refusal
 from serving.protocol.request_options import JobRequest
 from serving.protocol.schemas import JobInfo
 
@@ -33,8 +33,7 @@ _DAMAGED = "the result is damaged; take the job back (DELETE) and send it again"
 
 async def submit(core: Core, request: Request) -> Response:
     """Embed or refine points of a registered volume, or detect its cells, in the background."""
-    jobs, owner = _jobs(core, request), request.scope.get(HOLDER, "")
-    no_query(request)
+    jobs, owner = _jobs(request), request.scope.get(HOLDER, "")
     body, digest = await read_with_digest(core, request, JobRequest)
     identity = _identity(request, owner)
     if (earlier := jobs.store.find(identity, owner)) is not None:
@@ -50,10 +49,6 @@ async def submit(core: Core, request: Request) -> Response:
         raise Refusal(
             504, f"the job was not read within {core.limits.deadline_s:g} s; send fewer points"
         ) from problem
-    except StorageFull as problem:
-        raise refused(problem, 507) from problem
-    except CanvasError as problem:
-        raise refused(problem) from problem
     if job.cancelled:
         raise Refusal(409, "the job of that Idempotency-Key was taken back; give a new one")
     jobs.wake()
@@ -62,7 +57,7 @@ async def submit(core: Core, request: Request) -> Response:
 
 async def list_jobs(core: Core, request: Request) -> Response:
     """The caller's jobs, oldest first."""
-    jobs = _jobs(core, request)
+    jobs = _jobs(request)
     no_query(request)
     owned = await asyncio.to_thread(jobs.store.jobs, request.scope.get(HOLDER, ""))
     return JSONResponse({"jobs": [_info(jobs, job).model_dump(mode="json") for job in owned]})
@@ -70,25 +65,22 @@ async def list_jobs(core: Core, request: Request) -> Response:
 
 async def one_job(core: Core, request: Request) -> Response:
     """State and progress of a job."""
-    jobs, job = _job_of(core, request)
+    jobs, job = _job_of(request)
     return _reply(jobs, job)
 
 
 async def cancel(core: Core, request: Request) -> Response:
     """Cancel a job, finished or not, and remove its result."""
-    jobs, job = _job_of(core, request)
+    jobs, job = _job_of(request)
     info = _info(jobs, job).model_copy(update={"state": "cancelled", "result": None})
-    try:
-        job.cancel()
-    except StorageFull as problem:
-        raise refused(problem, 507) from problem
+    job.cancel()
     jobs.wake()
     return JSONResponse(info.model_dump(mode="json"))
 
 
 async def retry(core: Core, request: Request) -> Response:
     """Resume a failed job, after a full disk for example."""
-    jobs, job = _job_of(core, request)
+    jobs, job = _job_of(request)
     progress = job.progress
     if progress.state != "failed":
         raise Refusal(409, f"the job is {progress.state}; only one that failed goes on")
@@ -102,7 +94,7 @@ async def result(core: Core, request: Request) -> Response:
 
     Of the CSV, `Accept: application/json` gives the metadata that stands beside it.
     """
-    _, job = _job_of(core, request)
+    _, job = _job_of(request)
     state = job.progress.state
     if state != "done":
         raise Refusal(409, f"the job is {state}; its result is there once it is done")
@@ -133,16 +125,15 @@ def _named(name: str) -> dict[str, str]:
     return {"Content-Disposition": f'attachment; filename="{name}"'}
 
 
-def _jobs(core: Core, request: Request) -> JobRunner:
-    core.require_ready()
+def _jobs(request: Request) -> JobRunner:
     runner: JobRunner | None = request.app.state.jobs
     if runner is None:
         raise Refusal(403, "no jobs are run here: the service was started without --jobs FOLDER")
     return runner
 
 
-def _job_of(core: Core, request: Request) -> tuple[JobRunner, Job]:
-    jobs, identity = _jobs(core, request), request.path_params["id"]
+def _job_of(request: Request) -> tuple[JobRunner, Job]:
+    jobs, identity = _jobs(request), request.path_params["id"]
     no_query(request)
     job = jobs.store.find(identity, request.scope.get(HOLDER, ""))
     if job is None:

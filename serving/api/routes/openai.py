@@ -13,7 +13,6 @@ from starlette.responses import Response
 
 from serving.api.bodies import from_base64, read_model, while_connected
 from serving.api.description.endpoint import JSON, Endpoint
-from serving.api.description.query import no_query
 from serving.api.json_reply import json_reply
 from serving.core.core import Core
 from serving.protocol.errors import Refusal
@@ -30,8 +29,6 @@ async def embeddings(core: Core, request: Request) -> Response:
     float32 in [0, 1] or uint16 with `window`, little-endian in C order: the length says which. `usage` counts
     patches as tokens.
     """
-    no_query(request)
-    core.require_ready()
     body = await read_model(core, request, OpenAIRequest)
     engine = core.engine_for(body.model)
     dim = engine.encoder.dim

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from serving.api.bodies import accepted, decoded, media_type, read_crops, read_model, while_connected
 from serving.api.description.endpoint import JSON, NPY, SAFE, Endpoint
-from serving.api.description.query import no_query, read_query
+from serving.api.description.query import read_query
 from serving.api.json_reply import json_reply
 from serving.core.core import Core
 from serving.core.models.hosted_refiner import HostedRefiner
@@ -23,10 +23,8 @@ from serving.protocol.schemas import RefineReply
 
 async def refine(core: Core, request: Request) -> Response:
     """P(cell) of points of a registered volume, or of crops."""
-    core.require_ready()
     body: RefineRequest | None = None
     if media_type(request) == "application/json":
-        no_query(request)
         body = await read_model(core, request, RefineRequest)
         hosted = find_refiner(core, body.refiner)
         work = await _refinement(core, hosted, body)

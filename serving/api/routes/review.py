@@ -61,7 +61,6 @@ def _endpoint(
     handler = getattr(Routes, name)
 
     async def answer(core: Core, request: Request) -> Response:
-        core.require_ready()
         hosted: HostedReview | None = request.app.state.review
         if hosted is None:
             raise Refusal(

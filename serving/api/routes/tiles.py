@@ -25,9 +25,7 @@ async def pyramid(core: Core, request: Request) -> Response:
     query = read_query(request, PyramidQuery)
     volume = core.registered(query.volume)
     try:
-        about = await core.tile_pool.run(
-            lambda: core.tiles.about(query.volume, volume), deadline_s=core.limits.deadline_s
-        )
+        about = await core.tile_pool.run(lambda: core.tiles.about(query.volume, volume))
     except CanvasError as problem:
         raise unreadable(query.volume, problem) from problem
     return JSONResponse(about.model_dump(mode="json"))
@@ -52,7 +50,7 @@ async def tile(core: Core, request: Request) -> Response:
         return png(shown(voxels, low, high))
 
     try:
-        content = await core.tile_pool.run(read, deadline_s=core.limits.deadline_s)
+        content = await core.tile_pool.run(read)
     except CanvasError as problem:
         raise unreadable(query.volume, problem) from problem
     return Response(content, media_type=npy.MEDIA_TYPE if as_npy else PNG)

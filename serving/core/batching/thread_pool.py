@@ -20,13 +20,14 @@ class WorkCancelled(Exception):
 
 
 class BoundedExecutor:
-    """`threads` threads, and at most `max_pending` tasks including waiting ones."""
+    """`threads` threads, and at most `max_pending` tasks including waiting ones, `deadline_s` for each."""
 
-    def __init__(self, name: str, *, threads: int = 1, max_pending: int = 32) -> None:
+    def __init__(self, name: str, deadline_s: float, *, threads: int = 1, max_pending: int = 32) -> None:
+        self.deadline_s = deadline_s
         self.max_pending, self._pending, self._lock = max_pending, 0, threading.Lock()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
-    async def run(self, work: Callable[[], T], *, deadline_s: float) -> T:
+    async def run(self, work: Callable[[], T]) -> T:
         """Result of `work`, or its exception.
 
         Refusal (429) where too much waits already, (504) past the deadline. Cancelled or late, work that
@@ -52,10 +53,10 @@ class BoundedExecutor:
         job = self._threads.submit(contextvars.copy_context().run, whole)
         job.add_done_callback(lambda _: self._release())
         try:
-            async with asyncio.timeout(deadline_s):
+            async with asyncio.timeout(self.deadline_s):
                 return await asyncio.wrap_future(job)
         except TimeoutError as problem:
-            raise Refusal(504, f"no answer within {deadline_s:g} s; ask for less at once") from problem
+            raise Refusal(504, f"no answer within {self.deadline_s:g} s; ask for less at once") from problem
         finally:
             cancelled.set()
 

@@ -16,7 +16,7 @@ from serving.core.batching.errors import DeadlinePassed, QueueFull, Stopped, Too
 from serving.core.embed.vector_cache import VectorCache
 from serving.observe.metrics import Metrics
 from serving.observe.tracing import Traces
-from serving.protocol.errors import Refusal, refused
+from serving.protocol.errors import HINTS, Refusal
 from serving.protocol.settings import Limits
 
 if TYPE_CHECKING:  # torch is imported by the thread that loads the model, while the port already answers
@@ -34,11 +34,8 @@ class Key(NamedTuple):
 
 
 def key_of(engine: Engine, pool: str | None, layer: int | None) -> Key:
-    """Batch key of a request; Refusal (422) for an unknown pooling or layer."""
-    try:
-        return Key(engine.name, *engine.check_layer(pool, layer))
-    except CanvasError as problem:
-        raise refused(problem) from problem
+    """Batch key of a request; CanvasError for an unknown pooling or layer."""
+    return Key(engine.name, *engine.check_layer(pool, layer))
 
 
 def check_reply(engine: Engine, key: Key, rows: int, limits: Limits) -> None:
@@ -134,3 +131,5 @@ def _queue_refusals() -> Iterator[None]:
         raise Refusal(504, f"{problem}; send fewer crops in one request") from problem
     except Stopped as problem:
         raise Refusal(503, str(problem), retry_after_s=5) from problem
+    except CanvasError as problem:  # of the model, whose crops were checked; the batcher has logged it
+        raise Refusal(500, HINTS[500]) from problem

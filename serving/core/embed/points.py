@@ -12,7 +12,7 @@ import numpy as np
 from canvas_fm.errors import CanvasError, DamagedStore, Unreachable
 from serving.core.core import Core
 from serving.core.embed.crops import Key, check_reply, key_of
-from serving.protocol.errors import Refusal, refused
+from serving.protocol.errors import Refusal
 from serving.protocol.request_values import ParsedRows
 
 if TYPE_CHECKING:
@@ -47,10 +47,7 @@ async def embed_points_by(
     hosted, key = core.volume(engine, volume), key_of(engine, pool, layer)
     check_number(core, len(points_zyx))
     check_reply(engine, key, len(points_zyx), core.limits)
-    try:
-        points = hosted.check(points_zyx)
-    except CanvasError as problem:
-        raise refused(problem) from problem
+    points = hosted.check(points_zyx)
     deadline_s = core.limits.deadline_s
     try:
         async with asyncio.timeout(deadline_s):

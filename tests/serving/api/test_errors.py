@@ -7,8 +7,9 @@ from contextlib import ExitStack
 
 import pytest
 
+from canvas_fm.errors import CanvasError, DamagedStore, StorageFull
 from serving.api.middleware.auth import _digest
-from serving.protocol.errors import _CODES, code_of
+from serving.protocol.errors import _CODES, HINTS, code_of, of_library
 
 KEY = {"Authorization": "Bearer a-key-of-the-laboratory"}
 NPY, JSON = {"Content-Type": "application/x-npy"}, {"Content-Type": "application/json"}
@@ -80,3 +81,17 @@ def test_errors_have_one_shape(service, status: int) -> None:
 def test_every_route_says_what_it_reads(service, path: str) -> None:
     reply = service.post(path, content=b"x", headers={"Content-Type": "text/plain"})
     assert (reply.status_code, reply.json()["error"]["code"]) == (415, "unsupported_media_type")
+
+
+def test_an_error_of_the_library_names_no_folder_and_damage_is_the_services_fault() -> None:
+    mistake = of_library(CanvasError("/data/lab/brain.zarr has no voxel size; give --voxel-um"))
+    assert (mistake.status, mistake.message) == (422, "brain.zarr has no voxel size; give --voxel-um")
+    assert of_library(StorageFull("/data/jobs is full")).status == 507
+    damaged = of_library(DamagedStore("/data/brain.zarr", "0", "c/0/0/0", "its crc32 differs"))
+    assert (damaged.status, damaged.message) == (500, HINTS[500])
+
+
+def test_a_parameter_that_a_json_route_does_not_know_is_refused(service) -> None:
+    for path in ("/v1/embed/points", "/v1/models", "/v1/volumes", "/v1/jobs"):
+        reply = service.post(f"{path}?pool=cls", json={})
+        assert (reply.status_code, "'pool' is unknown here" in reply.text) == (422, True), path

@@ -38,12 +38,12 @@ def test_what_is_late_is_refused_and_ends_at_its_next_step() -> None:
     ended = threading.Event()
 
     async def whole() -> None:
-        pool = BoundedExecutor("test")
-        with pytest.raises(Refusal, match=r"no answer within 0\.05 s") as problem:
-            await pool.run(steps(ended), deadline_s=0.05)
+        pool = BoundedExecutor("test", 0.2)
+        with pytest.raises(Refusal, match=r"no answer within 0\.2 s") as problem:
+            await pool.run(steps(ended))
         assert problem.value.status == 504
         await asyncio.to_thread(ended.wait, 2)
-        assert await pool.run(lambda: 7, deadline_s=5) == 7
+        assert await pool.run(lambda: 7) == 7
         assert pool.pending == 0
         pool.stop()
 
@@ -55,12 +55,12 @@ def test_what_is_given_up_ends_and_what_waits_behind_it_is_never_begun() -> None
     ended, begun, other = threading.Event(), threading.Event(), threading.Event()
 
     async def whole() -> None:
-        pool = BoundedExecutor("test", max_pending=2)
-        first = asyncio.create_task(pool.run(steps(ended, begun), deadline_s=60))
-        second = asyncio.create_task(pool.run(other.set, deadline_s=60))
+        pool = BoundedExecutor("test", 60, max_pending=2)
+        first = asyncio.create_task(pool.run(steps(ended, begun)))
+        second = asyncio.create_task(pool.run(other.set))
         await asyncio.to_thread(begun.wait, 5)
         with pytest.raises(Refusal, match="2 requests of this kind wait") as problem:
-            await pool.run(lambda: 1, deadline_s=60)
+            await pool.run(lambda: 1)
         assert (problem.value.status, problem.value.retry_after_s) == (429, 2)
         for task in (second, first):
             task.cancel()
