@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +28,10 @@ from canvas_fm.inference.detect.tiles.tiles import Resampled
 from canvas_fm.models.load_model import Detector
 from canvas_fm.prepare.workers.dask_workers import map_tiles
 from canvas_fm.progress import bar
+
+_KEPT = 16
+_LAST: OrderedDict[str, TypicalAmplitude] = OrderedDict()  # by all that determines it
+_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -77,16 +83,30 @@ def typical_amplitude(
 ) -> TypicalAmplitude:
     """By a detection of all that is around these points, the same for any points of the volume.
 
-    One pass of the net over the blocks around them. `running` are device, precision and how voxel sizes are
-    treated, as in `detect`.
+    One pass of the net over the blocks around them, made once for the same blocks of a volume while it is
+    among the last few: a service is asked for point after point of one tissue. `running` are device,
+    precision and how voxel sizes are treated, as in `detect`.
     """
     job = reference_job(detector, volume, points_zyx, background=background, **running)
+    key = job.digest()
+    with _LOCK:
+        if (known := _LAST.get(key)) is not None:
+            _LAST.move_to_end(key)
+            return known
     tiles = dict[int, TileMaxima]()
     with bar("brightness around", len(job.tiles), unit="tiles", show=show) as advance:
         for number, tile in map_tiles(job, range(len(job.tiles)), workers=workers, scheduler=scheduler):
             tiles[number] = tile
             advance(1)
-    return of_tiles(job, [tiles[number] for number in sorted(tiles)])
+    made = of_tiles(job, [tiles[number] for number in sorted(tiles)])
+    if damage := sorted({sentence for tile in tiles.values() for sentence in tile.bad_chunks}):
+        volume.add_bad_chunks(damage)  # workers' too; and not kept, as the damage may be mended
+        return made
+    with _LOCK:
+        _LAST[key] = made
+        while len(_LAST) > _KEPT:
+            _LAST.popitem(last=False)
+    return made
 
 
 def reference_job(

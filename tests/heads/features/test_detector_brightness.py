@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from canvas_fm.data.points.points import Points
+from canvas_fm.data.volume.volume import Volume
 from canvas_fm.errors import BadInput
 from canvas_fm.heads.features.extractor import Extractor
 from canvas_fm.heads.labels.candidates import label_brains
@@ -15,7 +19,9 @@ from canvas_fm.heads.refine.apply.apply import refine
 from canvas_fm.heads.refine.fit.fit import fit_labelled
 from canvas_fm.heads.refine.fit_flags import FitOptions
 from canvas_fm.heads.refine.refiner import Refiner
+from canvas_fm.inference.detect import typical_amplitude as typical
 from canvas_fm.inference.detect.detect import detect
+from canvas_fm.inference.detect.tiles.tiled_detection import TiledDetection
 from canvas_fm.inference.detect.typical_amplitude import typical_amplitude
 from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.models.folder.network_config import AmplitudeConfig, RelativeConfig
@@ -69,6 +75,24 @@ def test_it_is_the_same_whatever_other_candidates_there_are(brains, extractor, f
     for one, row in zip(far, rows, strict=True):
         alone = extractor.features(volume, one[None], show=False).block("heat")
         np.testing.assert_allclose(alone[0], every[row], atol=1e-4)
+
+
+def test_it_is_measured_once_for_the_same_tissue_unless_that_is_damaged(brains, bright, monkeypatch):
+    volume, points = brains[1]
+    monkeypatch.setattr(typical, "_LAST", OrderedDict())
+    tiles, real = [], TiledDetection.tile
+    monkeypatch.setattr(TiledDetection, "tile", lambda job, n: (tiles.append(n), real(job, n))[1])
+    first = typical_amplitude(bright, volume, points.zyx, device="cpu", show=False)
+    again = typical_amplitude(bright, volume, points.zyx[::-1], device="cpu", show=False)
+    assert len(tiles) == 1
+    assert again is first
+    monkeypatch.setattr(typical, "_LAST", OrderedDict())
+    broken = lambda job, n: replace(real(job, n), bad_chunks=("chunk 0 is damaged",))  # noqa: E731
+    monkeypatch.setattr(TiledDetection, "tile", broken)
+    other = Volume.open(volume.path)
+    typical_amplitude(bright, other, points.zyx, device="cpu", show=False)
+    assert list(other.bad_chunks) == ["chunk 0 is damaged"]
+    assert not typical._LAST
 
 
 def test_where_nothing_is_detected_around_it_is_the_heat(brains, bright, extractor):
