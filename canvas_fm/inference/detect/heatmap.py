@@ -41,9 +41,8 @@ class NetHeatMapper:
         self, detector: Detector, device: str | torch.device = "auto", precision: str = "auto"
     ) -> None:
         from canvas_fm.models.device import pick_device, resolved_precision
-        from canvas_fm.models.folder.model_folder import refuse_edited
 
-        refuse_edited(detector.name, detector.edited)
+        detector.check_unedited()
         self.detector, self.device = detector, str(device)
         self.precision = resolved_precision(precision, pick_device(device))  # of every worker too
         architecture = detector.config.architecture

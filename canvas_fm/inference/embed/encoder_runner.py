@@ -18,7 +18,6 @@ from canvas_fm.inference.backends.int8_check import admitted
 from canvas_fm.inference.backends.openvino import compiled, openvino
 from canvas_fm.models.device import pick_device, pick_precision
 from canvas_fm.models.encoder.vit import DENSE, POOLS
-from canvas_fm.models.folder.model_folder import refuse_edited
 from canvas_fm.models.load_model import Encoder
 
 BACKENDS = ("torch", "cuda-graphs", "openvino")
@@ -45,7 +44,7 @@ class Runner:
         layer: int | None = None,
         backend: str = "torch",
     ) -> None:
-        refuse_edited(encoder.name, encoder.edited)
+        encoder.check_unedited()
         self.pool = pool or encoder.config.pool
         if self.pool not in (*POOLS, *DENSE):
             raise CanvasError(f"pool is {self.pool!r}; give one of {', '.join((*POOLS, *DENSE))}")

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 import torch
 from pydantic import BaseModel, ValidationError
@@ -17,6 +17,7 @@ from torch import nn
 
 from canvas_fm.errors import CanvasError, ModelMismatch
 from canvas_fm.files.atomic import new_folder
+from canvas_fm.models.device import pick_device
 
 CONFIG = "config.json"
 C = TypeVar("C", bound=BaseModel)
@@ -157,16 +158,58 @@ def _refuse(path: Path, problem: ValidationError) -> NoReturn:
     raise CanvasError(f"{path}, {where}: {first['msg']} (given {str(first['input'])[:80]!r})") from problem
 
 
-def weights_version(module: nn.Module) -> tuple[int, ...]:
+class LoadedModel(nn.Module):
+    """A net with the config of its folder: identity, moves between devices, changes since it was loaded."""
+
+    config: Any
+    net: Any
+
+    def __init__(self, config: Any, net: nn.Module, path: Path | None) -> None:
+        super().__init__()
+        self.config, self.net, self.path = config, net, path
+        self.training = net.training
+        self._weights, self._edited = _versions(net), False
+
+    @property
+    def name(self) -> str:
+        """Folder name; for `runs/NAME/encoder` and `runs/NAME/detector` the run's."""
+        return model_name(self.path, self.sha256, self.config.kind)
+
+    @property
+    def sha256(self) -> str:
+        """Identity by which embeddings, candidates, refiners and indexes refer to this model."""
+        sha256: str = self.config.sha256
+        return sha256
+
+    @property
+    def edited(self) -> bool:
+        """Whether the weights were changed since loading, so that the sha256 is no longer theirs."""
+        return self._edited or _versions(self.net) != self._weights
+
+    def check_unedited(self) -> None:
+        """Raise ModelMismatch for a model whose results would carry the sha256 of other weights."""
+        if self.edited:
+            raise ModelMismatch(
+                f"the weights of {self.name} were changed since it was loaded, so its sha256 is not theirs; "
+                "save it first: model = cf.save(model, FOLDER)"
+            )
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move or convert the weights as `nn.Module.to`; `"auto"` is a GPU where there is one. Returns
+        itself."""
+        if args and isinstance(args[0], str):
+            args = (pick_device(args[0]), *args[1:])
+        return super().to(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_edited": self.edited}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._weights = _versions(self.net)
+
+
+def _versions(module: nn.Module) -> tuple[int, ...]:
     """Counters that torch raises with each change in place, of all parameters and buffers."""
     tensors = [*module.parameters(), *module.buffers()]
     return tuple(0 if tensor.is_inference() else tensor._version for tensor in tensors)
-
-
-def refuse_edited(name: str, edited: bool) -> None:
-    """Raise ModelMismatch for a model whose results would carry the sha256 of other weights."""
-    if edited:
-        raise ModelMismatch(
-            f"the weights of {name} were changed since it was loaded, so its sha256 is not theirs; save it "
-            "first: model = cf.save(model, FOLDER)"
-        )

@@ -18,7 +18,6 @@ from canvas_fm.errors import CanvasError, MissingExtra
 from canvas_fm.files.atomic import disk_full_as_error, removed_on_error, write_atomic, write_text_atomic
 from canvas_fm.files.checksum import sha256
 from canvas_fm.files.shipped import card_of
-from canvas_fm.models.folder.model_folder import refuse_edited
 from canvas_fm.models.load_model import Detector, Encoder
 from canvas_fm.models.onnx_export.bioimageio import description
 from canvas_fm.version import __version__
@@ -84,7 +83,7 @@ def export_onnx(model: Encoder | Detector, out: str | Path, *, overwrite: bool =
         existing := next((each for each in (path, *files.values()) if each.exists()), None)
     ):
         raise CanvasError(f"{existing} is there already; give --overwrite to replace it")
-    refuse_edited(model.name, model.edited)
+    model.check_unedited()
     onnx, runtime = _packages()
     model = copy.deepcopy(model).cpu().float()
     module: nn.Module = RawEncoder(model) if isinstance(model, Encoder) else RawDetector(model)

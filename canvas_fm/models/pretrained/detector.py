@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
-from torch import Tensor, nn
+from torch import Tensor
 
 from canvas_fm.models.detector.convmixer import HeatMapNet
-from canvas_fm.models.device import pick_device
 from canvas_fm.models.folder.model_config import DetectorConfig
-from canvas_fm.models.folder.model_folder import model_name, weights_version
+from canvas_fm.models.folder.model_folder import LoadedModel
 from canvas_fm.models.pretrained.preprocessing import WindowLike, check_shape, eager, windowed
 
 # Of a config what determines its maps, and how far around a point the hottest voxel is looked for.
 _MAP = ("architecture", "weights", "voxel_um", "window_rule", "smooth_um", "min_distance_um")
 
 
-class Detector(nn.Module):
+class Detector(LoadedModel):
     """A detector with its preprocessing, as a torch module.
 
     Called on boxes of voxels it gives logits of a cell centre at every voxel; `cf.detect` finds cells in a
@@ -27,13 +25,12 @@ class Detector(nn.Module):
     evaluation mode and frozen: `train()` and `requires_grad_()` before a training.
     """
 
+    config: DetectorConfig
+    net: HeatMapNet
     num_classes = 1
 
     def __init__(self, config: DetectorConfig, net: HeatMapNet, path: Path | None = None) -> None:
-        super().__init__()
-        self.config, self.net, self.path = config, net, path
-        self.training = net.training
-        self._weights, self._edited = weights_version(net), False
+        super().__init__(config, net, path)
 
     def forward(
         self, crops: Shaped[Tensor, n * sizes], window: WindowLike | None = None
@@ -73,16 +70,6 @@ class Detector(nn.Module):
         """Channels of the feature map, as timm calls them."""
         return self.config.architecture.dim
 
-    @property
-    def name(self) -> str:
-        """Folder name; for `runs/NAME/detector` the run's."""
-        return model_name(self.path, self.sha256, "detector")
-
-    @property
-    def sha256(self) -> str:
-        """Identity by which candidates and refiners refer to this detector."""
-        return self.config.sha256
-
     def maps_as(self, other: Detector) -> bool:
         """Whether maps of any volume, and what is read from them at a point, are those of `other`.
 
@@ -96,26 +83,6 @@ class Detector(nn.Module):
     def device(self) -> torch.device:
         """Device of the weights."""
         return self.net.head.weight.device
-
-    @property
-    def edited(self) -> bool:
-        """Whether the weights were changed since loading, so that the sha256 is no longer theirs."""
-        return self._edited or weights_version(self.net) != self._weights
-
-    def to(self, *args: Any, **kwargs: Any) -> Detector:
-        """Move or convert the weights as `nn.Module.to`; `"auto"` is a GPU where there is one. Returns
-        itself."""
-        if args and isinstance(args[0], str):
-            args = (pick_device(args[0]), *args[1:])
-        moved: Detector = super().to(*args, **kwargs)
-        return moved
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_edited": self.edited}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._weights = weights_version(self.net)
 
     def __repr__(self) -> str:
         config = self.config

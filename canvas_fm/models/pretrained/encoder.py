@@ -9,14 +9,13 @@ from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Shaped
-from torch import Tensor, nn
+from torch import Tensor
 
 from canvas_fm.errors import CanvasError
-from canvas_fm.models.device import pick_device
 from canvas_fm.models.encoder.mae import MaskedAutoencoder
 from canvas_fm.models.encoder.vit import ViTEncoder
 from canvas_fm.models.folder.model_config import ModelConfig
-from canvas_fm.models.folder.model_folder import model_name, weights_version
+from canvas_fm.models.folder.model_folder import LoadedModel
 from canvas_fm.models.pretrained.preprocessing import WindowLike, check_shape, eager, windowed
 
 DECODER_FILE = "decoder.safetensors"
@@ -24,7 +23,7 @@ DECODER_FILE = "decoder.safetensors"
 T = TypeVar("T")
 
 
-class Encoder(nn.Module):
+class Encoder(LoadedModel):
     """An encoder with its preprocessing and identity, as a torch module.
 
     Called on crops it gives one embedding a crop, by its own pooling. `net` maps float32 crops
@@ -33,6 +32,8 @@ class Encoder(nn.Module):
     `train()` and `requires_grad_()` before a training. Copies and pickles give the same numbers.
     """
 
+    config: ModelConfig
+    net: ViTEncoder
     _mae: MaskedAutoencoder | None
     num_classes = 0  # as timm has it for a model without a classifier
 
@@ -45,13 +46,11 @@ class Encoder(nn.Module):
         *,
         name: str | None = None,
     ) -> None:
-        super().__init__()
-        self.config, self.net, self.path, self._name = config, net, path, name
-        self.training = net.training
+        super().__init__(config, net, path)
+        self._name = name
         # Not registered: an optimizer over `parameters()` is not to see a decoder that no embedding passes.
         object.__setattr__(self, "_mae", mae)
         net.pool = config.pool
-        self._weights, self._edited = weights_version(net), False
         self._kept: dict[Hashable, Any] = {}
         self._making = threading.Lock()
 
@@ -110,12 +109,7 @@ class Encoder(nn.Module):
     @property
     def name(self) -> str:
         """Folder name; for `runs/NAME/encoder` the run's."""
-        return self._name or model_name(self.path, self.sha256, "encoder")
-
-    @property
-    def sha256(self) -> str:
-        """Identity by which embeddings, refiners and indexes refer to this encoder."""
-        return self.config.sha256
+        return self._name or super().name
 
     @property
     def dim(self) -> int:
@@ -126,11 +120,6 @@ class Encoder(nn.Module):
     def device(self) -> torch.device:
         """Device of the weights."""
         return self.net.cls_token.device
-
-    @property
-    def edited(self) -> bool:
-        """Whether the weights were changed since loading, so that the sha256 is no longer theirs."""
-        return self._edited or weights_version(self.net) != self._weights
 
     @property
     def mae(self) -> MaskedAutoencoder:
@@ -155,14 +144,6 @@ class Encoder(nn.Module):
         with self._making:
             self._kept.clear()
 
-    def to(self, *args: Any, **kwargs: Any) -> Encoder:
-        """Move or convert the weights as `nn.Module.to`; `"auto"` is a GPU where there is one. Returns
-        itself."""
-        if args and isinstance(args[0], str):
-            args = (pick_device(args[0]), *args[1:])
-        moved: Encoder = super().to(*args, **kwargs)
-        return moved
-
     def train(self, mode: bool = True) -> Encoder:
         """Training or evaluation mode, of the decoder too; returns itself."""
         self.forget()  # compiled forms hold the weights of before
@@ -183,13 +164,13 @@ class Encoder(nn.Module):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {key: value for key, value in self.__dict__.items() if key not in ("_kept", "_making")}
-        return {**state, "_edited": self.edited}
+        return {
+            key: value for key, value in super().__getstate__().items() if key not in ("_kept", "_making")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._kept, self._making = {}, threading.Lock()
-        self._weights = weights_version(self.net)
 
     def __repr__(self) -> str:
         architecture, um = self.config.architecture, self.config.voxel_um
