@@ -16,10 +16,11 @@ from canvas_fm.data.points.boxes import read_boxes, whole
 from canvas_fm.data.points.points import Points
 from canvas_fm.data.volume.volume import Volume, volume_name
 from canvas_fm.data.volume.volume_flags import VolumeOptions
+from canvas_fm.data.zyx import Zyx
 from canvas_fm.errors import CanvasError
 
 PHANTOM_SEEDS, TEST_SEEDS = range(1000), range(1000, 1100)
-PHANTOM_SHAPE = (40, 160, 160)
+PHANTOM_SHAPE: Zyx = (40, 160, 160)
 
 
 class LabelledVolume(NamedTuple):
@@ -42,6 +43,7 @@ class Domain:
     points: Path | None = None
     within: Path | None = None
     seed: int | None = None
+    shape_zyx: Zyx | None = None  # of a phantom that is not of `PHANTOM_SHAPE`
     autofluorescence: bool = False
     pooled_only: bool = False
     volume_options: VolumeOptions = field(default_factory=VolumeOptions.of)
@@ -51,7 +53,7 @@ class Domain:
         """The volume with its true cells; a phantom is drawn."""
         if self.seed is not None:
             families = Families(autofluorescence=Autofluorescence() if self.autofluorescence else None)
-            phantom = draw_phantom(self.seed, shape_zyx=PHANTOM_SHAPE, families=families)
+            phantom = draw_phantom(self.seed, shape_zyx=self.shape_zyx or PHANTOM_SHAPE, families=families)
             um, background = phantom.look.voxel_um, None
             volume = Volume.from_array(phantom.voxels, voxel_um=um, marker=phantom.look.kind, name=self.name)
             if phantom.background is not None:
@@ -79,16 +81,16 @@ def phantom_domains(n: int, *, test: bool = False, autofluorescence: bool = Fals
     if n > len(seeds):
         raise CanvasError(f"{n} phantom domains were requested; there are {len(seeds)}")
     chosen = sorted(np.random.default_rng(0).permutation(np.asarray(seeds))[:n].tolist())
-    domains = []
-    for seed in chosen:
-        kind = draw_phantom(seed, shape_zyx=(4, 8, 8)).look.kind
-        domains.append(
-            Domain(
-                f"phantom {seed}", f"phantom {kind}", TOLERANCE_UM[kind],
-                seed=seed, autofluorescence=autofluorescence,
-            )
-        )  # fmt: skip
-    return domains
+    return [phantom_domain(seed, autofluorescence=autofluorescence) for seed in chosen]
+
+
+def phantom_domain(seed: int, *, shape_zyx: Zyx | None = None, autofluorescence: bool = False) -> Domain:
+    """The phantom of a seed as a domain; of another shape it is another brain of the same look."""
+    kind = draw_phantom(seed, shape_zyx=(4, 8, 8)).look.kind
+    return Domain(
+        f"phantom {seed}", f"phantom {kind}", TOLERANCE_UM[kind],
+        seed=seed, shape_zyx=shape_zyx, autofluorescence=autofluorescence,
+    )  # fmt: skip
 
 
 def labelled_domains(

@@ -17,7 +17,7 @@ from canvas_fm.models.detector.convmixer import ConvMixerConfig, HeatMapNet
 from canvas_fm.models.load_model import save_detector
 from canvas_fm.pipeline import domain_volumes
 from canvas_fm.pipeline import score_domains as pipeline
-from canvas_fm.pipeline.domain_volumes import Domain, labelled_domains, phantom_domains
+from canvas_fm.pipeline.domain_volumes import Domain, labelled_domains, phantom_domain, phantom_domains
 from canvas_fm.pipeline.score_domains import LOG, score_domains
 
 VOXEL_UM = (4.0, 2.0, 2.0)
@@ -147,6 +147,16 @@ def test_a_second_run_reads_what_the_first_had_worked_out(tmp_path, monkeypatch)
     again = score_domains(tmp_path / "out", domains, {"m": [model]}, show=False)
     assert json.dumps(again) == json.dumps(first)
     assert (tmp_path / "out" / "domains.md").read_text().startswith("| F1 at the fixed threshold | m |")
+
+
+def test_a_phantom_of_a_larger_shape_has_its_look_and_room_for_more_cells():
+    usual, larger = phantom_domain(7), phantom_domain(7, shape_zyx=(12, 48, 40))
+    assert (larger.name, larger.group, larger.tolerance_um) == (usual.name, usual.group, usual.tolerance_um)
+    opened, before = larger.open(), usual.open()
+    assert opened.volume.shape_zyx == (12, 48, 40)
+    assert before.volume.shape_zyx == domain_volumes.PHANTOM_SHAPE
+    assert opened.volume.voxel_um == before.volume.voxel_um
+    np.testing.assert_array_equal(opened.boxes, [[0, 0, 0, 12, 48, 40]])
 
 
 def test_a_marker_without_a_tolerance_is_refused(tmp_path):

@@ -8,6 +8,7 @@ domains, is adapted to them without training (`--layers none`). Domains apart wh
 nothing on all labels of that half, up to 200; with `--out` it goes on where it was. `--every-way` adds what
 each way has on labels that it was not fitted on, and on the other half: what a rule of choice is chosen by.
 `--detector FOLDER` is adapted in place of that, as a marker's own detector of a fold.
+`--phantom-seeds 19 21 --shape 64 256 256`: these phantoms alone, so large that a half holds 200 labels.
 """
 
 from __future__ import annotations
@@ -35,12 +36,13 @@ from canvas_fm.inference.detect.maxima.blob_amplitude import FLOOR
 from canvas_fm.models.detector.convmixer import HeatMapNet
 from canvas_fm.models.folder.network_config import AmplitudeConfig
 from canvas_fm.models.load_model import Detector, load
-from canvas_fm.pipeline.domain_volumes import Domain
+from canvas_fm.pipeline.domain_volumes import Domain, phantom_domain
 from canvas_fm.training.detector.adapt.adapt import _labelled, _tuned, adapt_detector
 from canvas_fm.training.detector.adapt.adapt_flags import AdaptOptions
 from canvas_fm.training.detector.adapt.amplitude import FEWEST_CELLS, amplitude_detector
 from canvas_fm.training.detector.adapt.fine_tune import fine_tune, fine_tune_recipe
 from canvas_fm.training.detector.adapt.label_folds import LabelFolds, best_threshold, nearest
+from canvas_fm.training.detector.adapt.self_training import student_of
 from canvas_fm.training.detector.adapt.strategies import Strategy, choose_strategy, score_strategies
 from canvas_fm.training.detector.targets import Labelled
 from canvas_fm.training.detector.threshold import LOWEST_THRESHOLD
@@ -186,12 +188,15 @@ def _at(detector: Detector, threshold: float) -> Detector:
 def _from_nothing(
     detector: Detector, labelled: Labelled, boxes: np.ndarray, domain: Domain, seed: int
 ) -> tuple[Detector, int]:
-    """The detector's net from random weights, trained on the boxes' labels; its threshold found on them."""
+    """The detector's net from random weights, trained on the boxes' labels; its threshold found on them.
+
+    Its score is the heat alone, as that of a self-trained one.
+    """
     here = replace(labelled, source=_source(detector, labelled), boxes=boxes)
     torch.manual_seed(seed)
     new = Detector(detector.config, HeatMapNet(detector.config.architecture))
     net = fine_tune(new, here, fine_tune_recipe(new, here, AdaptOptions().steps, seed))
-    trained = Detector(detector.config, net)
+    trained = student_of(detector, net)
     margin = np.ceil(domain.tolerance_um / np.asarray(here.um))
     found = _around(_found(trained, labelled, LOWEST_THRESHOLD), boxes, margin)
     counts = LabelFolds.of(here, domain.tolerance_um, 3).counts(found)
@@ -293,6 +298,21 @@ def summaries(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             }  # fmt: skip
 
 
+def over_nothing(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """F1 after adapting less that of training from nothing on the same half, in pairs over domains."""
+    names = sorted({row["domain"] for row in rows})
+    gains = [
+        np.mean([row["as shipped"] - row["from nothing"] for row in rows if row["domain"] == name])
+        for name in names
+    ]
+    resampled = np.random.default_rng(0).choice(gains, (4000, len(names))).mean(axis=1)
+    return {
+        "way": "as shipped less from nothing", "domains": len(names), "mean": float(np.mean(gains)),
+        "interval_95": np.quantile(resampled, [0.025, 0.975]).tolist(),
+        "ahead": sum(gain > 0 for gain in gains), "worst": float(min(gains)),
+    }  # fmt: skip
+
+
 def main(arguments: Sequence[str] = ()) -> None:
     """Print a line for each number of labels, group of domains and way."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -311,6 +331,8 @@ def main(arguments: Sequence[str] = ()) -> None:
         help="with --layers self, last or all: another",
     )
     parser.add_argument("--domains", nargs="+", metavar="NAME", help="with --layers: only these")
+    parser.add_argument("--phantom-seeds", type=int, nargs="+", metavar="SEED", help="with --layers")
+    parser.add_argument("--shape", type=int, nargs=3, metavar=("Z", "Y", "X"), help="of these phantoms")
     args = parser.parse_args(arguments)
     if args.layers == "none" and args.detector != OLDER:
         parser.error("--detector goes with --layers self, last or all")
@@ -319,6 +341,9 @@ def main(arguments: Sequence[str] = ()) -> None:
     detector = load(find("model", args.detector), kind="detector", device="cpu")
     rows = (_without_training if args.layers == "none" else _with_training)(args, detector)
     report = {str(cells): list(summaries(of_size)) for cells, of_size in rows.items()}
+    for cells, of_size in rows.items():
+        if args.layers != "none" and of_size:
+            report[str(cells)].append(over_nothing(of_size))
     for cells, lines in report.items():
         for line in lines:
             print(f"adapt, {cells} cells:", json.dumps(_rounded(line)))
@@ -340,9 +365,7 @@ def _without_training(args: argparse.Namespace, detector: Detector) -> dict[int,
 def _with_training(args: argparse.Namespace, detector: Detector) -> dict[int, list[dict[str, Any]]]:
     kept = json.loads(args.out.read_text())["rows"] if args.out is not None and args.out.is_file() else {}
     rows: dict[int, list[dict[str, Any]]] = {cells: kept.get(str(cells), []) for cells in args.cells}
-    for domain in domains(args.phantoms):
-        if args.domains and domain.name not in args.domains:
-            continue
+    for domain in _chosen_domains(args):
         for cells, of_size in rows.items():
             for seed in range(args.first_draw, args.first_draw + args.draws):
                 if any((row["domain"], row["seed"]) == (domain.name, seed) for row in of_size):
@@ -355,6 +378,14 @@ def _with_training(args: argparse.Namespace, detector: Detector) -> dict[int, li
                 if args.out is not None:
                     args.out.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
     return rows
+
+
+def _chosen_domains(args: argparse.Namespace) -> list[Domain]:
+    if args.phantom_seeds:
+        shape = None if args.shape is None else (args.shape[0], args.shape[1], args.shape[2])
+        return [phantom_domain(seed, shape_zyx=shape) for seed in args.phantom_seeds]
+    every = domains(args.phantoms)
+    return [domain for domain in every if not args.domains or domain.name in args.domains]
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:
