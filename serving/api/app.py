@@ -169,7 +169,7 @@ async def embed(core: Core, request: Request) -> Response:
         crops = await decoded(core, options.crops, options.window, engine)
     else:
         crops = await read_crops(core, request, options.window, engine)
-    work = core.embed(crops, options.window, options.pool, options.layer, options.model)
+    work = core.embed(engine, crops, options.window, options.pool, options.layer)
     return await reply(core, request, await while_connected(request, work), options)
 
 
@@ -177,7 +177,8 @@ async def embed_points_route(core: Core, request: Request) -> Response:
     """Embeddings of points of a registered volume."""
     body = await read_model(core, request, PointsRequest)
     check_whitening(core, body)
-    work = embed_points(core, body.volume, body.points_zyx, body.pool, body.layer, body.model)
+    engine = core.engine_for(body.model)
+    work = embed_points(core, engine, body.volume, body.points_zyx, body.pool, body.layer)
     return await reply(core, request, await while_connected(request, work), body)
 
 
@@ -190,9 +191,10 @@ async def search_route(core: Core, request: Request) -> Response:
         query = read_query(request, SearchQuery)
         body = SearchRequest(**query.model_dump(exclude={"window"}))
         _, index = find_index(core, body.index)
-        crops = await read_crops(core, request, query.window, core.engine_for(index.encoder_sha256))
+        engine = core.engine_for(index.encoder_sha256)
+        crops = await read_crops(core, request, query.window, engine)
         check_search(core, body, len(crops))
-        work = core.embed(crops, query.window, index.pool, index.layer, index.encoder_sha256)
+        work = core.embed(engine, crops, query.window, index.pool, index.layer)
         vectors = await while_connected(request, work)
     reply = await while_connected(request, search(core, body, vectors))
     return await json_reply(dict(reply))

@@ -249,20 +249,9 @@ class Core:
         return RegisteredVolume(name, volume, volume.window_by(rule))
 
     async def embed(
-        self,
-        crops: np.ndarray,
-        window: Window | None,
-        pool: str | None,
-        layer: int | None = None,
-        model: str | None = None,
-    ) -> np.ndarray:
-        """Embeddings (n, d) of received crops, whose values are validated here."""
-        return await self.embed_by(self.engine_for(model), crops, window, pool, layer)
-
-    async def embed_by(
         self, engine: Engine, crops: np.ndarray, window: Window | None, pool: str | None, layer: int | None
     ) -> np.ndarray:
-        """Embeddings by a model that need not be served by name."""
+        """Embeddings (n, d) of received crops, whose values are validated here."""
         key = key_of(engine, pool, layer)
         engine.check_kind(crops.dtype, crops.shape, window)
         check_reply(engine, key, len(crops), self.limits)

@@ -11,7 +11,7 @@ from jaxtyping import Float32
 from canvas_fm.errors import DamagedStore
 from serving.core.core import Core
 from serving.core.embed.crops import Window
-from serving.core.embed.points import check_number, embed_points_by, unreadable
+from serving.core.embed.points import check_number, embed_points, unreadable
 from serving.core.models.hosted_refiner import HostedRefiner
 from serving.protocol.errors import Refusal
 from serving.protocol.request_options import RefineRequest
@@ -91,7 +91,7 @@ async def _blocks(
         raise unreadable(name, problem) from problem
     if hosted.engine is not None:
         pool, layer = extractor.pool, extractor.layer
-        blocks[MAE] = await embed_points_by(core, hosted.engine, name, points_zyx, pool, layer)
+        blocks[MAE] = await embed_points(core, hosted.engine, name, points_zyx, pool, layer)
     return blocks
 
 
@@ -102,7 +102,7 @@ async def refine_crops(
     from canvas_fm.heads.features.extractor import MAE
 
     engine = encoder_of(hosted)
-    vectors = await core.embed_by(engine, crops, window, hosted.extractor.pool, hosted.extractor.layer)
+    vectors = await core.embed(engine, crops, window, hosted.extractor.pool, hosted.extractor.layer)
     return await asyncio.to_thread(hosted.p_cell, {MAE: vectors}, "crops")
 
 

@@ -122,10 +122,6 @@ class PointCrops:
             )
         return self.window.apply(crops)[:, None]
 
-    def box(self, point_zyx: Float[np.ndarray, " 3"], size_zyx: Zyx) -> Float32[np.ndarray, "z y x"]:
-        """Windowed voxels around a point, not resampled; 0 outside the volume and for NaN."""
-        return windowed_box(self.volume, self.window, point_zyx, size_zyx)
-
     def blocks(
         self,
         points_zyx: Float[np.ndarray, "n 3"],

@@ -24,7 +24,7 @@ async def embed_json(core: Core, request: Request) -> Response:
     """Embeddings of a few crops as nested lists; for more, send .npy to /v1/embed."""
     body = await read_model(core, request, CropsRequest)
     crops = await asyncio.to_thread(_array, core, body)
-    vectors = await core.embed(crops, None, body.pool)
+    vectors = await core.embed(core.engine, crops, None, body.pool, None)
     return await json_reply({"embeddings": vectors, "model": core.engine.sha256})
 
 

@@ -37,7 +37,7 @@ async def embeddings(core: Core, request: Request) -> Response:
     if body.pool in ("tokens", "grid"):
         raise Refusal(422, f"pool {body.pool} gives many vectors a crop; send its crops to /v1/embed")
     crops = await asyncio.to_thread(_joined, body, engine)
-    work = core.embed(crops, body.window, body.pool, body.layer, body.model)
+    work = core.embed(engine, crops, body.window, body.pool, body.layer)
     vectors = await while_connected(request, work)
     data = await asyncio.to_thread(_data, vectors, body.encoding_format)
     tokens = len(vectors) * engine.encoder.config.architecture.tokens

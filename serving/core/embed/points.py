@@ -25,25 +25,13 @@ Batch = tuple[np.ndarray, np.ndarray]
 
 async def embed_points(
     core: Core,
-    volume: str,
-    points_zyx: ParsedRows,
-    pool: str | None,
-    layer: int | None = None,
-    model: str | None = None,
-) -> np.ndarray:
-    """Embeddings (n, d) of the crops around points of a registered volume, rows in the order given."""
-    return await embed_points_by(core, core.engine_for(model), volume, points_zyx, pool, layer)
-
-
-async def embed_points_by(
-    core: Core,
     engine: Engine,
     volume: str,
     points_zyx: ParsedRows,
     pool: str | None,
     layer: int | None,
 ) -> np.ndarray:
-    """Embeddings of points by a model that need not be served by name."""
+    """Embeddings (n, d) of the crops around points of a registered volume, rows in the order given."""
     hosted, key = core.volume(engine, volume), key_of(engine, pool, layer)
     check_number(core, len(points_zyx))
     check_reply(engine, key, len(points_zyx), core.limits)

@@ -81,7 +81,7 @@ def test_a_spare_that_cannot_load_ends_nothing_and_tries_again(
             while not core.ready:
                 await asyncio.sleep(0.01)
             assert app.state.jobs is not None
-            vectors = await core.embed(np.zeros((1, 8, 16, 16), np.float32), None, None)
+            vectors = await core.embed(core.engine, np.zeros((1, 8, 16, 16), np.float32), None, None, None)
             assert vectors.shape == (1, 48)
             await lifespan.__aexit__(None, None, None)
 
