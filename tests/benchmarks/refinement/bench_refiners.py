@@ -4,7 +4,8 @@
 of a phantom at most 1,500; cells without a candidate count as missed. Of labelled cubes, where the data are,
 each is scored by trees and thresholds of the others, phantoms by trees of all cubes. Phantoms are of seeds 0
 to 999; with `--final-test` of 1000 to 1099, which nothing is chosen on. An interrupted run goes on from its
-rows, and from the cubes in `--cache`.
+rows, and from the cubes in `--cache`. `--refiner refiner-all` is one refiner in place of each
+marker's own; each marker still has a threshold of its own on cubes, on phantoms it is the refiner's.
 """
 
 from __future__ import annotations
@@ -99,12 +100,15 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--phantoms", type=int, default=40)
     parser.add_argument("--final-test", action="store_true", help="phantoms of seeds 1000 to 1099")
+    parser.add_argument(
+        "--refiner", help="in place of each marker's own; then give another --out and --cache"
+    )
     parser.add_argument("--out", type=Path, help="file of rows, to go on from")
     parser.add_argument("--cache", type=Path, help="folder of the cubes' features, to go on from")
     args = parser.parse_args(arguments)
     known = args.out.read_text().splitlines() if args.out is not None and args.out.exists() else []
     rows = {row["name"]: row for row in map(json.loads, known)}
-    refiners = {group: Refiner.load(find("model", name)) for group, name in REFINERS.items()}
+    refiners = {group: Refiner.load(find("model", args.refiner or name)) for group, name in REFINERS.items()}
     cubes = labelled_cubes(refiners, args.cache)
     for group, brains in cubes.items():
         if brains:
