@@ -301,6 +301,27 @@ def test_figures_of_the_guide_are_those_of_the_committed_report():
     assert f"it went from {above['before']:.3f} to {above['after']:.3f}".replace(" 0.", " .") in guide
 
 
+def test_the_guide_says_by_how_much_200_labels_from_nothing_are_ahead_of_20_adapted():
+    root = Path(__file__).parents[4]
+    report = json.loads((root / "recipes/domains/adapt_large.json").read_text())
+    rows, guide = report["rows"]["20"], (root / "docs/how-to/count-cells/detect.md").read_text()
+
+    def mean(of: str, some: list[dict]) -> str:
+        return f"{np.mean([row[of] for row in some]):.3f}"[1:]
+
+    assert f"On {len(rows)} other draws ({sum('shape_zyx' in row for row in rows)} phantoms" in guide
+    before, after, nothing = (mean(of, rows) for of in ("unadapted", "as shipped", "from nothing"))
+    cubes = [row for row in rows if "shape_zyx" not in row]
+    assert f"take the present one from {before} to {after}. " in guide
+    assert f"random weights has {nothing} there" in guide
+    assert f"it has {mean('from nothing', cubes)} for {mean('as shipped', cubes)}. " in guide
+    less = report["summary"]["20"][0]["over from nothing"]
+    low, high = (f"{-end:.3f}"[1:] for end in less["interval_95"][::-1])
+    assert f"{-less['mean']:.3f} more (95 %: {low} to {high})".removeprefix("0") in guide
+    losses = sorted(row["as shipped"] - row["unadapted"] for row in rows)
+    assert f"One lost {-losses[0]:.3f}, the others {-losses[1]:.3f} at most".replace(" 0.", " .") in guide
+
+
 # --- refusals
 
 
