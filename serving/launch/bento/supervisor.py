@@ -1,4 +1,4 @@
-"""BentoML's supervisor: private control sockets, grace period, late connections."""
+"""BentoML's supervisor: private control sockets, checks of its workers, grace period, late connections."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from serving.launch.late_connections import LateConnections
 
 SERVICE = "canvas-fm"
 _IMPORTED_BY_WORKERS = "serving.launch.bento.bento_service:service"
+_CHECK_EVERY_S = 0.5  # BentoML's 10 s would be waited before a killed worker is replaced
 _LONGEST = 80  # the address of a socket in the folder holds 107 bytes
 
 
@@ -100,16 +101,22 @@ def _private(
             folder = place()
             for watcher in watchers:
                 watcher.graceful_timeout = stop_s
+            options["check_delay"] = _CHECK_EVERY_S
             super().__init__(watchers, f"ipc://{folder}/control", f"ipc://{folder}/events", **options)
             self._late: LateConnections | None = None
 
-        def manage_watchers(self) -> Any:
+        async def manage_watchers(self) -> None:
+            if self._restarting or self._exclusive_running_command is not None:
+                return  # it starts or stops processes just now; the next check is soon
             if added := more():
                 for watcher in self.watchers:
                     watcher.numprocesses += added
-            return super().manage_watchers()
+            await super().manage_watchers()
 
         def stop(self) -> Any:
+            if self._exclusive_running_command not in (None, "arbiter_stop"):
+                self.loop.call_later(0.05, self.stop)  # Circus would refuse it, and the signal be lost
+                return None
             self._late = LateConnections([*self.sockets.values()])
             return super().stop()
 
